@@ -1,0 +1,42 @@
+"""Anthropic Message Batches in OpenTelemetry and LangSmith."""
+
+from otel_bridge.batches import (
+    AsyncBatchExecutor,
+    BatchExecutor,
+    BatchHandle,
+    BatchResult,
+    BatchResults,
+)
+from otel_bridge.config import Settings
+from otel_bridge.errors import (
+    BatchError,
+    BatchNotFoundError,
+    BridgeError,
+    ConfigurationError,
+    RequestsError,
+    SubmissionAmbiguousError,
+)
+from otel_bridge.langsmith import LangSmithSpanExporter, LangSmithSpanProcessor
+from otel_bridge.pricing import Cost
+from otel_bridge.usage import TokenUsage
+from otel_bridge.version import __version__
+
+__all__ = [
+    "AsyncBatchExecutor",
+    "BatchError",
+    "BatchExecutor",
+    "BatchHandle",
+    "BatchNotFoundError",
+    "BatchResult",
+    "BatchResults",
+    "BridgeError",
+    "ConfigurationError",
+    "Cost",
+    "LangSmithSpanExporter",
+    "LangSmithSpanProcessor",
+    "RequestsError",
+    "Settings",
+    "SubmissionAmbiguousError",
+    "TokenUsage",
+    "__version__",
+]

@@ -1,0 +1,113 @@
+"""The calls of the Message Batches API, sync and async, with the SDK's traps taken out."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import quote
+
+import anthropic
+from anthropic._decoders.jsonl import AsyncJSONLDecoder, JSONLDecoder
+
+if TYPE_CHECKING:
+    from anthropic.types.messages import MessageBatch
+
+ClientT = TypeVar("ClientT", anthropic.Anthropic, anthropic.AsyncAnthropic)
+
+_READ_TIMEOUT = 600.0
+
+
+def _results_path(batch_id: str) -> str:
+    # results() of the SDK follows the absolute results_url, past a gateway's base_url and with
+    # the key in its headers; this path stays with the client's own host.
+    return f"/v1/messages/batches/{quote(batch_id, safe='')}/results"
+
+
+def _quiet(client: ClientT) -> ClientT:
+    """A copy whose calls make no spans of the SDK: polls are not the user's traces."""
+    return client.with_options(open_telemetry={**client.open_telemetry, "traces": False})
+
+
+class SyncApi:
+    """The API through `anthropic.Anthropic`."""
+
+    def __init__(self, client: anthropic.Anthropic) -> None:
+        # Without retries: a repeated create after a timeout is a second batch to pay for.
+        self._submitting = client.with_options(max_retries=0)
+        self._polling = _quiet(client)
+
+    def create(self, requests: Sequence[Any]) -> MessageBatch:
+        return self._submitting.messages.batches.create(requests=requests)
+
+    def retrieve(self, batch_id: str) -> MessageBatch:
+        return self._polling.messages.batches.retrieve(batch_id)
+
+    def newest(self) -> list[MessageBatch]:
+        return self._polling.messages.batches.list(limit=100).data
+
+    def cancel(self, batch_id: str) -> MessageBatch:
+        return self._polling.messages.batches.cancel(batch_id)
+
+    def sleep(self, seconds: float) -> None:
+        time.sleep(seconds)
+
+    def lines(self, batch_id: str) -> Iterator[bytes]:
+        """The raw lines of the results, the last one possibly cut."""
+        decoder = self._polling.get(
+            _results_path(batch_id),
+            cast_to=JSONLDecoder[Any],
+            options={"headers": {"Accept": "application/binary"}, "timeout": _READ_TIMEOUT},
+            stream=True,
+        )
+        with decoder.http_response as response:
+            rest = b""
+            for chunk in response.iter_bytes():
+                *lines, rest = (rest + chunk).split(b"\n")
+                yield from lines
+            if rest:
+                yield rest
+
+
+class AsyncApi:
+    """The API through `anthropic.AsyncAnthropic`."""
+
+    def __init__(self, client: anthropic.AsyncAnthropic) -> None:
+        self._submitting = client.with_options(max_retries=0)
+        self._polling = _quiet(client)
+
+    async def create(self, requests: Sequence[Any]) -> MessageBatch:
+        return await self._submitting.messages.batches.create(requests=requests)
+
+    async def retrieve(self, batch_id: str) -> MessageBatch:
+        return await self._polling.messages.batches.retrieve(batch_id)
+
+    async def newest(self) -> list[MessageBatch]:
+        return (await self._polling.messages.batches.list(limit=100)).data
+
+    async def cancel(self, batch_id: str) -> MessageBatch:
+        return await self._polling.messages.batches.cancel(batch_id)
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+    async def lines(self, batch_id: str) -> AsyncIterator[bytes]:
+        """The raw lines of the results, the last one possibly cut."""
+        decoder = await self._polling.get(
+            _results_path(batch_id),
+            cast_to=AsyncJSONLDecoder[Any],
+            options={"headers": {"Accept": "application/binary"}, "timeout": _READ_TIMEOUT},
+            stream=True,
+        )
+        response = decoder.http_response
+        try:
+            rest = b""
+            async for chunk in response.aiter_bytes():
+                *lines, rest = (rest + chunk).split(b"\n")
+                for line in lines:
+                    yield line
+            if rest:
+                yield rest
+        finally:
+            await response.aclose()

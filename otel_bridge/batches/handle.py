@@ -1,0 +1,51 @@
+"""A submitted batch, and what another process needs to collect it into the same trace."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from otel_bridge.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from otel_bridge.telemetry import BatchRecording
+
+
+@dataclass(slots=True)
+class BatchHandle:
+    """A submitted batch.
+
+    `carrier` holds the submitting trace context as propagation headers; `models` the models of
+    its requests. In the submitting process it also knows the requests and the open recording.
+    """
+
+    id: str
+    request_count: int
+    carrier: dict[str, str] = field(default_factory=dict)
+    models: tuple[str, ...] = ()
+    params: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, repr=False)
+    recording: BatchRecording | None = field(default=None, repr=False, compare=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready form for another process; it holds no content of requests."""
+        return {
+            "id": self.id,
+            "request_count": self.request_count,
+            "carrier": dict(self.carrier),
+            "models": list(self.models),
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> BatchHandle:
+        """Read what `to_dict` wrote. Raises ConfigurationError when it is something else."""
+        batch_id = data.get("id")
+        if not isinstance(batch_id, str) or not batch_id:
+            raise ConfigurationError("not a batch handle: `id` is missing; pass what to_dict() gave")
+        carrier = data.get("carrier") or {}
+        return cls(
+            batch_id,
+            int(data.get("request_count") or 0),
+            {str(key): str(value) for key, value in carrier.items()},
+            tuple(data.get("models") or ()),
+        )

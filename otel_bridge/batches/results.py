@@ -1,0 +1,87 @@
+"""Results of a batch: decoded once, typed when someone asks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from typing import Any
+
+from anthropic.types import ErrorResponse, Message
+from anthropic.types.messages import MessageBatchIndividualResponse
+
+from otel_bridge.usage import TokenUsage
+
+
+class BatchResult:
+    """What became of one request."""
+
+    def __init__(self, line: Mapping[str, Any], raw: bytes) -> None:
+        self.raw = raw
+        """The API's own line, without its end."""
+        self._line = line
+        self._result: Mapping[str, Any] = line.get("result") or {}
+
+    def __repr__(self) -> str:
+        return f"BatchResult(custom_id={self.custom_id!r}, type={self.type!r})"
+
+    @property
+    def custom_id(self) -> str:
+        """The request's id."""
+        return str(self._line.get("custom_id"))
+
+    @property
+    def type(self) -> str:
+        """`succeeded`, `errored`, `canceled`, `expired`, or what the API says that is newer."""
+        return str(self._result.get("type"))
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether there is a message."""
+        return self.type == "succeeded" and isinstance(self._result.get("message"), Mapping)
+
+    @cached_property
+    def message(self) -> Message | None:
+        """The answer as the SDK's type, None where there is none."""
+        return Message.construct(**self._result["message"]) if self.succeeded else None
+
+    @cached_property
+    def error(self) -> ErrorResponse | None:
+        """The API's error of an errored request as the SDK's type."""
+        error = self._result.get("error")
+        return ErrorResponse.construct(**error) if isinstance(error, Mapping) else None
+
+    @cached_property
+    def usage(self) -> TokenUsage:
+        """The request's tokens; none unless it succeeded."""
+        return TokenUsage.from_api(self._result["message"].get("usage") if self.succeeded else None)
+
+    def to_sdk(self) -> MessageBatchIndividualResponse:
+        """The whole result as `client.messages.batches.results()` gives it."""
+        return MessageBatchIndividualResponse.construct(**self._line)
+
+
+class BatchResults(Mapping[str, BatchResult]):
+    """All results of a run by custom id."""
+
+    def __init__(self, results: Mapping[str, BatchResult], batch_ids: tuple[str, ...]) -> None:
+        self._results = results
+        self.batch_ids = batch_ids
+
+    def __getitem__(self, custom_id: str) -> BatchResult:
+        return self._results[custom_id]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._results)
+
+    def __len__(self) -> int:
+        return len(self._results)
+
+    @property
+    def succeeded(self) -> dict[str, BatchResult]:
+        """The results that have a message."""
+        return {key: result for key, result in self.items() if result.succeeded}
+
+    @property
+    def failed(self) -> dict[str, BatchResult]:
+        """The results that have none."""
+        return {key: result for key, result in self.items() if not result.succeeded}

@@ -1,0 +1,168 @@
+"""Settings from environment variables: each with its default, meaning and check."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from otel_bridge.errors import ConfigurationError
+
+logger = logging.getLogger(__name__)
+_warned: set[tuple[str, str]] = set()
+
+
+def _boolean(text: str) -> bool:
+    value = {"true": True, "1": True, "false": False, "0": False}.get(text.lower())
+    if value is None:
+        raise ValueError("use true or false")
+    return value
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise ValueError("use a number of seconds above 0")
+    return value
+
+
+def _cap(text: str) -> int | None:
+    if text.lower() == "all":
+        return None
+    if not text.isdecimal():
+        raise ValueError("use a whole number of spans, 0 for none, or all")
+    return int(text)
+
+
+def _choice(*allowed: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if text.lower() not in allowed:
+            raise ValueError(f"use {' or '.join(allowed)}")
+        return text.lower()
+
+    return parse
+
+
+def _span_content(text: str) -> bool:
+    modes = {"span_only": True, "span_and_event": True, "no_content": False, "event_only": False}
+    value = modes.get(text.lower())
+    return _boolean(text) if value is None else value
+
+
+def _rate(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value <= 1:
+        raise ValueError("use a number from 0 to 1")
+    return value
+
+
+def _latest_semconv(text: str) -> bool:
+    return "gen_ai_latest_experimental" in (part.strip() for part in text.split(","))
+
+
+@dataclass(frozen=True, slots=True)
+class Variable:
+    """An environment variable: the setting it gives, how it is read and what it means."""
+
+    name: str
+    setting: str
+    parse: Callable[[str], Any]
+    meaning: str
+    former: str | None = None
+
+
+VARIABLES = (
+    Variable("OTEL_BRIDGE_POLL_INTERVAL", "poll_interval", _seconds, "seconds before first poll"),
+    Variable("OTEL_BRIDGE_POLL_MAX_INTERVAL", "poll_max_interval", _seconds, "longest wait"),
+    Variable("OTEL_BRIDGE_MAX_REQUEST_SPANS", "max_request_spans", _cap, "spans per batch"),
+    Variable("OTEL_BRIDGE_LANGSMITH_CONTENT", "langsmith_content", _boolean, "content there"),
+    Variable(
+        "OTEL_BRIDGE_LANGSMITH_SPANS", "langsmith_spans", _choice("genai", "all"), "which spans"
+    ),
+    Variable(
+        "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT",
+        "span_content",
+        _span_content,
+        "prompts and answers on spans",
+    ),
+    Variable("OTEL_SDK_DISABLED", "sdk_disabled", _boolean, "no telemetry at all"),
+    Variable(
+        "OTEL_SEMCONV_STABILITY_OPT_IN", "latest_semconv_only", _latest_semconv, "no former names"
+    ),
+    Variable(
+        "LANGSMITH_TRACING", "langsmith_tracing", _boolean, "the mirror", "LANGCHAIN_TRACING_V2"
+    ),
+    Variable("LANGSMITH_PROJECT", "langsmith_project", str, "project", "LANGCHAIN_PROJECT"),
+    Variable(
+        "LANGSMITH_HIDE_INPUTS", "langsmith_hide_inputs", _boolean, "", "LANGCHAIN_HIDE_INPUTS"
+    ),
+    Variable(
+        "LANGSMITH_HIDE_OUTPUTS", "langsmith_hide_outputs", _boolean, "", "LANGCHAIN_HIDE_OUTPUTS"
+    ),
+    Variable(
+        "LANGSMITH_TRACING_SAMPLING_RATE",
+        "langsmith_sampling_rate",
+        _rate,
+        "share of traces mirrored",
+        "LANGCHAIN_TRACING_SAMPLING_RATE",
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the environment asks for. Times are in seconds.
+
+    `max_request_spans` is the number of request spans per batch, None for no cap.
+    """
+
+    poll_interval: float = 30.0
+    poll_max_interval: float = 300.0
+    max_request_spans: int | None = 5000
+    langsmith_content: bool = False
+    langsmith_spans: str = "genai"
+    span_content: bool = False
+    sdk_disabled: bool = False
+    latest_semconv_only: bool = False
+    langsmith_tracing: bool = False
+    langsmith_project: str = "default"
+    langsmith_hide_inputs: bool = False
+    langsmith_hide_outputs: bool = False
+    langsmith_sampling_rate: float = 1.0
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] | None = None, *, strict: bool = False) -> Settings:
+        """Read every variable of `VARIABLES`; unset and empty ones have their default.
+
+        Raises ConfigurationError for a bad value when `strict`; otherwise logs one warning for
+        it and goes on with the default.
+        """
+        environ = os.environ if environ is None else environ
+        values: dict[str, Any] = {}
+        for variable in VARIABLES:
+            name = variable.name
+            text = environ.get(name, "").strip()
+            if not text and variable.former:
+                name = variable.former
+                text = environ.get(name, "").strip()
+            if not text:
+                continue
+            try:
+                values[variable.setting] = variable.parse(text)
+            except ValueError as error:
+                message = f"{name}={text!r} cannot be used: {error}"
+                if strict:
+                    raise ConfigurationError(message) from None
+                if (name, text) not in _warned:
+                    _warned.add((name, text))
+                    logger.warning("%s; the default is used", message)
+        return cls(**values)

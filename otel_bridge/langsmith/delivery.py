@@ -1,0 +1,278 @@
+"""Delivery of runs to LangSmith by an owner that knows what became of each."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import requests
+from langsmith import Client
+from langsmith import utils as ls_utils
+
+from otel_bridge.langsmith.multipart import Body, Operation, encode
+
+logger = logging.getLogger(__name__)
+
+_TIMEOUT = (3.0, 10.0)
+_RUNS_PER_BODY = 500
+_BYTES_PER_BODY = 8_000_000
+_HELD_BYTES = 64_000_000
+_FIRST_PAUSE = 1.0
+_LONGEST_PAUSE = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveryReport:
+    """What became of the operations (posts and patches of runs) handed to LangSmith."""
+
+    sent: int = 0
+    held_back: int = 0
+    refused: int = 0
+    reason: str | None = None
+
+
+class Overflow(Protocol):
+    """Where bodies wait that LangSmith did not take."""
+
+    def put(self, body: Body) -> bool:
+        """Keep a body; False when there is no room."""
+
+    def peek(self) -> Body | None:
+        """The oldest body that waits."""
+
+    def done(self) -> None:
+        """The oldest body need not wait any more."""
+
+
+class MemoryOverflow:
+    """Keeps bodies in memory up to a bound in bytes, the oldest first."""
+
+    def __init__(self, limit: int = _HELD_BYTES) -> None:
+        self._bodies: deque[Body] = deque()
+        self._limit = limit
+        self._size = 0
+
+    def put(self, body: Body) -> bool:
+        if self._size + len(body.data) > self._limit:
+            return False
+        self._size += len(body.data)
+        self._bodies.append(body)
+        return True
+
+    def peek(self) -> Body | None:
+        return self._bodies[0] if self._bodies else None
+
+    def done(self) -> None:
+        self._size -= len(self._bodies.popleft().data)
+
+
+class Delivery:
+    """Sends operations in order on one thread; retries byte-identical bodies with backoff.
+
+    A body that LangSmith does not take now (down, slow, 429, 5xx) waits in the overflow, and
+    everything after it waits behind it, so that a run is always posted before it is patched. A
+    permanent refusal (other 4xx) is counted and said once. Conflicts (409) are repeats and count
+    as sent. Nothing here raises into the caller.
+    """
+
+    def __init__(self, client: Client | None = None, overflow: Overflow | None = None) -> None:
+        # The explicit mode beats LANGSMITH_TRACING_MODE=otel, which would make a loop.
+        self._client = client or Client(tracing_mode="langsmith", auto_batch_tracing=False)
+        self._overflow = overflow or MemoryOverflow()
+        self._queue: deque[Operation] = deque()
+        self._wake = threading.Condition()
+        self._busy = False
+        self._flushing = False
+        self._thread: threading.Thread | None = None
+        self._report = DeliveryReport()
+        self._held = 0
+        self._zstd: bool | None = None
+        self._pause = 0.0
+        self._retry_at = 0.0
+        self._closed = False
+
+    @property
+    def endpoint(self) -> str:
+        """URL of the LangSmith API."""
+        return self._client.api_url
+
+    @property
+    def report(self) -> DeliveryReport:
+        """What became of all operations so far."""
+        with self._wake:
+            waiting = self._held + len(self._queue)
+            return replace(self._report, held_back=self._report.held_back + waiting)
+
+    def run_url(self, run_id: str, project: str) -> str | None:
+        """URL of a run in LangSmith's UI, None where it cannot be known."""
+        try:
+            session = self._client.read_project(project_name=project)
+            host = self._client._host_url  # noqa: SLF001 - LangSmith has no public name for it
+        except Exception:  # noqa: BLE001 - a link is a convenience
+            return None
+        return (
+            f"{host}/o/{session.tenant_id}/projects/p/{session.id}/r/{run_id}?poll=true"
+            if session.tenant_id
+            else None
+        )
+
+    def submit(self, operation: Operation) -> None:
+        """Hand an operation over; returns at once."""
+        with self._wake:
+            if self._closed:
+                self._report = replace(self._report, held_back=self._report.held_back + 1)
+                return
+            self._queue.append(operation)
+            if self._thread is None or not self._thread.is_alive():
+                self._thread = threading.Thread(
+                    target=self._work, name="otel-bridge-langsmith", daemon=True
+                )
+                self._thread.start()
+            if len(self._queue) >= _RUNS_PER_BODY:
+                self._wake.notify_all()
+
+    def flush(self, timeout: float = 15.0) -> bool:
+        """Send what waits, for at most `timeout` seconds; True when nothing waits any more."""
+        deadline = time.monotonic() + timeout
+        with self._wake:
+            self._flushing = True
+            self._retry_at = min(self._retry_at, time.monotonic())
+            self._wake.notify_all()
+            while self._queue or self._busy:
+                left = deadline - time.monotonic()
+                if left <= 0 or self._thread is None or not self._thread.is_alive():
+                    break
+                self._wake.wait(min(left, 0.5))
+            self._flushing = False
+            return not (self._queue or self._busy or self._held)
+
+    def close(self, timeout: float = 15.0) -> None:
+        """Flush, then take no more."""
+        self.flush(timeout)
+        with self._wake:
+            self._closed = True
+            self._wake.notify_all()
+
+    def _work(self) -> None:
+        while True:
+            with self._wake:
+                self._busy = False
+                self._wake.notify_all()
+                if not self._queue and self._closed:
+                    return
+                if not (self._flushing and self._queue) and len(self._queue) < _RUNS_PER_BODY:
+                    self._wake.wait(0.2 if self._queue or self._held else 5.0)
+                operations = self._take()
+                self._busy = bool(operations)
+            try:
+                self._replay()
+                if operations:
+                    self._deliver(encode(operations, zstd=self._use_zstd()))
+            except Exception as error:  # noqa: BLE001 - the thread must outlive any fault
+                self._count(refused=len(operations), reason=f"{type(error).__name__}: {error}")
+
+    def _take(self) -> list[Operation]:
+        operations: list[Operation] = []
+        size = 0
+        while self._queue and len(operations) < _RUNS_PER_BODY:
+            size += self._queue[0].size
+            if operations and size > _BYTES_PER_BODY:
+                break
+            operations.append(self._queue.popleft())
+        return operations
+
+    def _replay(self) -> None:
+        while (body := self._overflow.peek()) and time.monotonic() >= self._retry_at:
+            if not self._send(body):
+                return
+            self._overflow.done()
+            self._held -= body.runs
+
+    def _deliver(self, body: Body) -> None:
+        if self._held or not self._send(body):
+            if self._overflow.put(body):
+                self._held += body.runs
+            else:
+                self._count(held_back=body.runs)
+
+    def _send(self, body: Body) -> bool:
+        """Whether the body is settled: taken, or refused for good."""
+        if time.monotonic() < self._retry_at:
+            return False
+        try:
+            self._client.request_with_retries(
+                "POST",
+                "/runs/multipart",
+                request_kwargs={
+                    "data": body.data,
+                    "headers": {**self._client._headers, **body.headers},  # noqa: SLF001
+                    "timeout": _TIMEOUT,
+                },
+            )
+        except ls_utils.LangSmithConflictError:
+            pass
+        except (
+            ls_utils.LangSmithConnectionError,
+            ls_utils.LangSmithRateLimitError,
+            ls_utils.LangSmithRequestTimeout,
+            ls_utils.LangSmithAPIError,
+            requests.RequestException,
+        ) as error:
+            self._hold(error)
+            return False
+        except ls_utils.LangSmithError as error:
+            if _is_transient(error):
+                self._hold(error)
+                return False
+            self._count(refused=body.runs, reason=_first_line(error))
+            return True
+        self._pause = 0.0
+        self._count(sent=body.runs)
+        return True
+
+    def _hold(self, error: Exception) -> None:
+        self._pause = min(max(self._pause * 2, _FIRST_PAUSE), _LONGEST_PAUSE)
+        self._retry_at = time.monotonic() + self._pause
+        self._count(reason=_first_line(error))
+
+    def _use_zstd(self) -> bool:
+        if self._zstd is None:
+            try:
+                info = self._client.request_with_retries(
+                    "GET", "/info", request_kwargs={"timeout": _TIMEOUT}
+                ).json()
+            except Exception as error:  # noqa: BLE001 - without an answer, plain bodies do
+                self._hold(error)
+                return False
+            flags = info.get("instance_flags") or {}
+            self._zstd = bool(flags.get("zstd_compression_enabled"))
+        return self._zstd
+
+    def _count(
+        self, *, sent: int = 0, held_back: int = 0, refused: int = 0, reason: str | None = None
+    ) -> None:
+        with self._wake:
+            before = self._report
+            self._report = DeliveryReport(
+                before.sent + sent,
+                before.held_back + held_back,
+                before.refused + refused,
+                reason or before.reason,
+            )
+        if reason and before.reason is None:
+            logger.warning("LangSmith at %s does not take runs: %s", self.endpoint, reason)
+
+
+def _is_transient(error: Exception) -> bool:
+    return any(f" {status} " in str(error) or f"'{status} " in str(error) for status in (
+        500, 502, 503, 504, 529,
+    ))
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error) or type(error).__name__
+    return text.splitlines()[0][:300]

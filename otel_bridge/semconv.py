@@ -1,0 +1,91 @@
+"""Every attribute, metric and scope name this package writes or reads.
+
+Sources: open-telemetry/semantic-conventions-genai (GenAI, status Development); the `anthropic`
+SDK's own spans for `anthropic.*` names it has; OpenLIT for `gen_ai.usage.cost`. Names under
+`anthropic.message.batch.` that the SDK lacks are ours, since no convention for batches exists.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+SCOPE: Final = "otel_bridge"
+ANTHROPIC_SDK_SCOPE: Final = "com.anthropic.sdk.python"
+LANGSMITH_SCOPE: Final = "langsmith"
+
+# GenAI spans
+GEN_AI_OPERATION_NAME: Final = "gen_ai.operation.name"
+GEN_AI_PROVIDER_NAME: Final = "gen_ai.provider.name"
+GEN_AI_SYSTEM: Final = "gen_ai.system"
+GEN_AI_REQUEST_MODEL: Final = "gen_ai.request.model"
+GEN_AI_REQUEST_MAX_TOKENS: Final = "gen_ai.request.max_tokens"
+GEN_AI_REQUEST_TEMPERATURE: Final = "gen_ai.request.temperature"
+GEN_AI_REQUEST_TOP_K: Final = "gen_ai.request.top_k"
+GEN_AI_REQUEST_TOP_P: Final = "gen_ai.request.top_p"
+GEN_AI_REQUEST_STOP_SEQUENCES: Final = "gen_ai.request.stop_sequences"
+GEN_AI_RESPONSE_ID: Final = "gen_ai.response.id"
+GEN_AI_RESPONSE_MODEL: Final = "gen_ai.response.model"
+GEN_AI_RESPONSE_FINISH_REASONS: Final = "gen_ai.response.finish_reasons"
+GEN_AI_OUTPUT_MESSAGES: Final = "gen_ai.output.messages"
+GEN_AI_INPUT_MESSAGES: Final = "gen_ai.input.messages"
+GEN_AI_SYSTEM_INSTRUCTIONS: Final = "gen_ai.system_instructions"
+GEN_AI_TOOL_NAME: Final = "gen_ai.tool.name"
+GEN_AI_AGENT_NAME: Final = "gen_ai.agent.name"
+GEN_AI_CONVERSATION_ID: Final = "gen_ai.conversation.id"
+GEN_AI_USAGE_INPUT_TOKENS: Final = "gen_ai.usage.input_tokens"
+GEN_AI_USAGE_OUTPUT_TOKENS: Final = "gen_ai.usage.output_tokens"
+GEN_AI_USAGE_CACHE_READ_INPUT_TOKENS: Final = "gen_ai.usage.cache_read.input_tokens"
+GEN_AI_USAGE_CACHE_WRITE_INPUT_TOKENS: Final = "gen_ai.usage.cache_write.input_tokens"
+GEN_AI_USAGE_CACHE_CREATION_INPUT_TOKENS: Final = "gen_ai.usage.cache_creation.input_tokens"
+GEN_AI_USAGE_REASONING_OUTPUT_TOKENS: Final = "gen_ai.usage.reasoning.output_tokens"
+GEN_AI_USAGE_COST: Final = "gen_ai.usage.cost"
+ERROR_TYPE: Final = "error.type"
+SERVER_ADDRESS: Final = "server.address"
+
+# The anthropic SDK's names
+ANTHROPIC_USAGE_EPHEMERAL_5M: Final = "anthropic.usage.cache_creation.ephemeral_5m_input_tokens"
+ANTHROPIC_USAGE_EPHEMERAL_1H: Final = "anthropic.usage.cache_creation.ephemeral_1h_input_tokens"
+ANTHROPIC_RESPONSE_SERVICE_TIER: Final = "anthropic.response.service_tier"
+ANTHROPIC_STOP_REASON: Final = "anthropic.message.stop_reason"
+ANTHROPIC_REQUEST_ID: Final = "anthropic.request.id"
+ANTHROPIC_USAGE_WEB_SEARCH_REQUESTS: Final = "anthropic.usage.server_tool_use.web_search_requests"
+BATCH_ID: Final = "anthropic.message.batch.id"
+BATCH_REQUEST_COUNT: Final = "anthropic.message.batch.request_count"
+
+# Ours
+BATCH_CUSTOM_ID: Final = "anthropic.message.batch.custom_id"
+BATCH_OUTCOME: Final = "anthropic.message.batch.outcome"
+BATCH_ROLLUP: Final = "anthropic.message.batch.rolled_up_count"
+BATCH_PROCESSING_STATUS: Final = "anthropic.message.batch.processing_status"
+BATCH_SUCCEEDED_COUNT: Final = "anthropic.message.batch.succeeded_count"
+BATCH_ERRORED_COUNT: Final = "anthropic.message.batch.errored_count"
+BATCH_CANCELED_COUNT: Final = "anthropic.message.batch.canceled_count"
+BATCH_EXPIRED_COUNT: Final = "anthropic.message.batch.expired_count"
+BATCH_UNKNOWN_COUNT: Final = "anthropic.message.batch.unknown_count"
+BATCH_MISSING_COUNT: Final = "anthropic.message.batch.missing_count"
+BATCH_REQUEST_SPAN_COUNT: Final = "anthropic.message.batch.request_span_count"
+BATCH_COST: Final = "anthropic.message.batch.cost"
+BATCH_USAGE_PREFIX: Final = "anthropic.message.batch.usage."
+BATCH_STATE_EVENT: Final = "anthropic.message.batch.state_change"
+COST_INPUT: Final = "anthropic.usage.cost.input"
+COST_OUTPUT: Final = "anthropic.usage.cost.output"
+COST_DETAIL_PREFIX: Final = "anthropic.usage.cost."
+
+# LangSmith's OTLP endpoint
+LANGSMITH_SPAN_KIND: Final = "langsmith.span.kind"
+
+# Metrics
+METRIC_USAGE_INPUT: Final = "gen_ai.client.inference.usage.input_tokens"
+METRIC_USAGE_OUTPUT: Final = "gen_ai.client.inference.usage.output_tokens"
+METRIC_USAGE_CACHE_READ: Final = "gen_ai.client.inference.usage.cache_read.input_tokens"
+METRIC_USAGE_CACHE_WRITE: Final = "gen_ai.client.inference.usage.cache_write.input_tokens"
+METRIC_USAGE_REASONING: Final = "gen_ai.client.inference.usage.reasoning.output_tokens"
+METRIC_OPERATION_INPUT: Final = "gen_ai.client.inference.operation.input_tokens"
+METRIC_OPERATION_OUTPUT: Final = "gen_ai.client.inference.operation.output_tokens"
+METRIC_TOKEN_USAGE: Final = "gen_ai.client.token.usage"  # noqa: S105 - a metric's name
+METRIC_COST: Final = "gen_ai.usage.cost"
+METRIC_BATCH_DURATION: Final = "anthropic.message.batch.duration"
+METRIC_BATCH_REQUESTS: Final = "anthropic.message.batch.requests"
+METRIC_BATCH_ACTIVE: Final = "anthropic.message.batch.active"
+GEN_AI_TOKEN_MODALITY: Final = "gen_ai.token.modality"  # noqa: S105 - an attribute's name
+GEN_AI_TOKEN_TYPE: Final = "gen_ai.token.type"  # noqa: S105 - an attribute's name

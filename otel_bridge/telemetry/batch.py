@@ -1,0 +1,117 @@
+"""What the API tells of a batch and of each result, in the form that telemetry needs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from otel_bridge.usage import TokenUsage
+
+SUCCEEDED = "succeeded"
+OUTCOMES = (SUCCEEDED, "errored", "canceled", "expired")
+UNKNOWN = "unknown"
+MISSING = "missing"
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def _nanoseconds(moment: datetime) -> int:
+    # Integer arithmetic: a float of seconds since 1970 has no room for every microsecond.
+    since = moment - _EPOCH
+    return ((since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds) * 1000
+
+
+def _parse(value: datetime | str | None) -> datetime | None:
+    if isinstance(value, str):
+        value = datetime.fromisoformat(value)
+    if value is not None and value.tzinfo is None:
+        value = value.replace(tzinfo=UTC)
+    return value
+
+
+@dataclass(frozen=True, slots=True)
+class BatchFacts:
+    """A Message Batch as the API described it last."""
+
+    id: str
+    status: str
+    created_at: datetime
+    ended_at: datetime | None
+    expires_at: datetime | None
+    counts: Mapping[str, int]
+
+    @classmethod
+    def from_api(cls, batch: Any) -> BatchFacts:
+        """Read a `MessageBatch` of the SDK."""
+        counts = batch.request_counts
+        return cls(
+            id=batch.id,
+            status=batch.processing_status,
+            created_at=_parse(batch.created_at) or datetime.now(UTC),
+            ended_at=_parse(batch.ended_at),
+            expires_at=_parse(batch.expires_at),
+            counts={name: getattr(counts, name) for name in ("processing", *OUTCOMES)},
+        )
+
+    @property
+    def request_count(self) -> int:
+        """Number of requests in the batch."""
+        return sum(self.counts.values())
+
+    @property
+    def start_ns(self) -> int:
+        """Creation in nanoseconds since 1970."""
+        return _nanoseconds(self.created_at)
+
+    @property
+    def end_ns(self) -> int:
+        """End in nanoseconds since 1970, never before the start."""
+        end = self.ended_at or self.expires_at or self.created_at
+        return max(_nanoseconds(end), self.start_ns)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one request, read strictly from one line of the results."""
+
+    custom_id: str
+    kind: str
+    usage: TokenUsage
+    message: Mapping[str, Any] | None
+    error_type: str | None
+    error_message: str | None
+    request_id: str | None
+
+    @classmethod
+    def from_line(cls, line: Mapping[str, Any]) -> Outcome:
+        """Read a decoded line; a result of a type that is not known is its own outcome."""
+        result = line.get("result") or {}
+        kind = result.get("type")
+        message = error_type = error_message = request_id = None
+        if kind == SUCCEEDED:
+            message = result.get("message")
+            if not isinstance(message, Mapping):
+                message, kind = None, UNKNOWN
+        elif kind == "errored":
+            envelope = result.get("error") or {}
+            error = envelope.get("error") or {}
+            error_type = error.get("type") or "error"
+            error_message = error.get("message")
+            request_id = envelope.get("request_id")
+        elif kind in OUTCOMES:
+            error_type = kind
+        else:
+            kind = UNKNOWN
+        if kind == UNKNOWN:
+            error_type = "unknown_result_type"
+        return cls(
+            custom_id=str(line.get("custom_id")),
+            kind=kind,
+            usage=TokenUsage.from_api(message.get("usage") if message else None),
+            message=message,
+            error_type=error_type,
+            error_message=error_message,
+            request_id=request_id,
+        )

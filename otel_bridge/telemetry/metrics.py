@@ -1,0 +1,132 @@
+"""The metrics of batches: GenAI's usage counters and histograms, and a batch's own."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from otel_bridge import semconv
+from otel_bridge.telemetry.batch import SUCCEEDED, BatchFacts
+
+if TYPE_CHECKING:
+    from opentelemetry.metrics import MeterProvider
+
+    from otel_bridge.usage import TokenUsage
+
+# GenAI conventions, gen_ai.client.inference.operation.*: powers of 4.
+TOKEN_BUCKETS = [4**exponent for exponent in range(14)]
+COST_BUCKETS = [1e-5, 1e-4, 5e-4, 1e-3, 5e-3, 1e-2, 5e-2, 0.1, 0.5, 1, 5, 10]
+# The conventions' duration buckets end at 81.92 s; a batch may take 24 hours.
+DURATION_BUCKETS = [1, 10, 30, 60, 300, 600, 1800, 3600, 7200, 14400, 28800, 43200, 64800, 86400]
+
+Attributes = dict[str, str]
+
+
+class BatchMetrics:
+    """The instruments, made once per meter provider."""
+
+    def __init__(self, provider: MeterProvider, version: str, *, legacy: bool) -> None:
+        meter = provider.get_meter(semconv.SCOPE, version)
+        self._legacy = legacy
+        self._counters = {
+            name: meter.create_counter(name, "{token}", description)
+            for name, description in (
+                (semconv.METRIC_USAGE_INPUT, "Input tokens used, cached ones included"),
+                (semconv.METRIC_USAGE_OUTPUT, "Output tokens used"),
+                (semconv.METRIC_USAGE_CACHE_READ, "Input tokens read from the cache"),
+                (semconv.METRIC_USAGE_CACHE_WRITE, "Input tokens written to the cache"),
+                (semconv.METRIC_USAGE_REASONING, "Output tokens used for reasoning"),
+            )
+        }
+        self._operation_input = meter.create_histogram(
+            semconv.METRIC_OPERATION_INPUT,
+            "{token}",
+            "Input tokens per request",
+            explicit_bucket_boundaries_advisory=TOKEN_BUCKETS,
+        )
+        self._operation_output = meter.create_histogram(
+            semconv.METRIC_OPERATION_OUTPUT,
+            "{token}",
+            "Output tokens per request",
+            explicit_bucket_boundaries_advisory=TOKEN_BUCKETS,
+        )
+        self._token_usage = meter.create_histogram(
+            semconv.METRIC_TOKEN_USAGE,
+            "{token}",
+            "Tokens per request (former name)",
+            explicit_bucket_boundaries_advisory=TOKEN_BUCKETS,
+        )
+        self._cost = meter.create_histogram(
+            semconv.METRIC_COST,
+            "USD",
+            "Cost per request",
+            explicit_bucket_boundaries_advisory=COST_BUCKETS,
+        )
+        self._duration = meter.create_histogram(
+            semconv.METRIC_BATCH_DURATION,
+            "s",
+            "Time from a batch's creation to its end",
+            explicit_bucket_boundaries_advisory=DURATION_BUCKETS,
+        )
+        self._requests = meter.create_counter(
+            semconv.METRIC_BATCH_REQUESTS, "{request}", "Requests of ended batches by outcome"
+        )
+        self._active = meter.create_up_down_counter(
+            semconv.METRIC_BATCH_ACTIVE, "{batch}", "Batches that this process waits for"
+        )
+
+    def active(self, change: int) -> None:
+        """A batch is being waited for (+1), or no longer (-1)."""
+        self._active.add(change, {semconv.GEN_AI_PROVIDER_NAME: "anthropic"})
+
+    def request(self, usage: TokenUsage, cost: float | None, model: str) -> None:
+        """One answered request, into the distributions."""
+        attributes = _attributes(model)
+        self._operation_input.record(usage.total_input_tokens, attributes)
+        self._operation_output.record(usage.output_tokens, attributes)
+        if self._legacy:
+            for kind, tokens in (
+                ("input", usage.total_input_tokens),
+                ("output", usage.output_tokens),
+            ):
+                self._token_usage.record(tokens, attributes | {semconv.GEN_AI_TOKEN_TYPE: kind})
+        if cost is not None:
+            self._cost.record(cost, attributes)
+
+    def ended(
+        self,
+        batch: BatchFacts,
+        usage_by_model: dict[str, TokenUsage],
+        outcomes: Counter[tuple[str, str | None]],
+    ) -> None:
+        """The sums of one batch, each attribute set once."""
+        for model, usage in usage_by_model.items():
+            attributes = _attributes(model) | {semconv.GEN_AI_TOKEN_MODALITY: "text"}
+            for name, tokens in (
+                (semconv.METRIC_USAGE_INPUT, usage.total_input_tokens),
+                (semconv.METRIC_USAGE_OUTPUT, usage.output_tokens),
+                (semconv.METRIC_USAGE_CACHE_READ, usage.cache_read_input_tokens),
+                (semconv.METRIC_USAGE_CACHE_WRITE, usage.cache_creation_input_tokens),
+                (semconv.METRIC_USAGE_REASONING, usage.thinking_tokens),
+            ):
+                if tokens:
+                    self._counters[name].add(tokens, attributes)
+        for (kind, error_type), count in outcomes.items():
+            labels = {semconv.BATCH_OUTCOME: kind}
+            if kind != SUCCEEDED and error_type:
+                labels[semconv.ERROR_TYPE] = error_type
+            self._requests.add(count, labels)
+        self._duration.record(
+            (batch.end_ns - batch.start_ns) / 1e9, {semconv.GEN_AI_PROVIDER_NAME: "anthropic"}
+        )
+
+
+def _attributes(model: str) -> Attributes:
+    attributes = {
+        semconv.GEN_AI_OPERATION_NAME: "chat",
+        semconv.GEN_AI_PROVIDER_NAME: "anthropic",
+    }
+    if model:
+        attributes[semconv.GEN_AI_REQUEST_MODEL] = model
+        attributes[semconv.GEN_AI_RESPONSE_MODEL] = model
+    return attributes

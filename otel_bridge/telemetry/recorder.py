@@ -1,0 +1,383 @@
+"""The one recorder of batches: what happened to a batch becomes spans and metrics, once."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec
+
+from opentelemetry import context as otel_context
+from opentelemetry import metrics, trace
+from opentelemetry.trace import SpanKind, Status, StatusCode
+
+from otel_bridge import content, identity, semconv
+from otel_bridge.config import Settings
+from otel_bridge.pricing import Cost, price
+from otel_bridge.telemetry.batch import MISSING, OUTCOMES, SUCCEEDED, UNKNOWN, BatchFacts, Outcome
+from otel_bridge.telemetry.metrics import BatchMetrics
+from otel_bridge.telemetry.pacing import Pacer
+from otel_bridge.telemetry.selection import Selection
+from otel_bridge.telemetry.spans import chosen_id_tracer, start_span
+from otel_bridge.usage import TokenUsage
+from otel_bridge.version import __version__
+
+logger = logging.getLogger(__name__)
+
+P = ParamSpec("P")
+Params = Mapping[str, Any]
+
+
+class _Guarded:
+    """Switches itself off at its first fault, so that telemetry never reaches the caller."""
+
+    broken = False
+
+
+def guarded(
+    method: Callable[Concatenate[Any, P], None],
+) -> Callable[Concatenate[Any, P], None]:
+    """Keep a fault of telemetry out of the caller's way: one warning, then silence."""
+
+    @wraps(method)
+    def call(self: _Guarded, *args: P.args, **kwargs: P.kwargs) -> None:
+        if self.broken:
+            return
+        try:
+            method(self, *args, **kwargs)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the batch goes on
+            self.broken = True
+            logger.warning("Telemetry of this batch stops: %s: %s", type(error).__name__, error)
+            logger.debug("Telemetry fault", exc_info=True)
+
+    return call
+
+
+@dataclass(slots=True)
+class _Request:
+    """A request whose span is not emitted yet."""
+
+    outcome: Outcome
+    model: str
+    cost: Cost | None
+    params: Params | None
+
+
+@dataclass(slots=True)
+class _Sum:
+    count: int = 0
+    usage: TokenUsage = TokenUsage()
+    cost: Cost | None = None
+
+    def add(self, usage: TokenUsage, cost: Cost | None) -> None:
+        self.count += 1
+        self.usage = self.usage + usage
+        if cost is not None:
+            self.cost = cost if self.cost is None else self.cost + cost
+
+
+class BatchRecorder:
+    """Makes recordings of batches on a tracer and a meter provider, the global ones by default."""
+
+    def __init__(
+        self,
+        tracer_provider: trace.TracerProvider | None = None,
+        meter_provider: metrics.MeterProvider | None = None,
+        settings: Settings | None = None,
+    ) -> None:
+        self.settings = settings or Settings.from_env()
+        self.provider = tracer_provider or trace.get_tracer_provider()
+        self.tracer = chosen_id_tracer(self.provider, __version__)
+        self.metrics = BatchMetrics(
+            meter_provider or metrics.get_meter_provider(),
+            __version__,
+            legacy=not self.settings.latest_semconv_only,
+        )
+
+    def start(
+        self,
+        batch: BatchFacts,
+        parent: otel_context.Context | None = None,
+        models: Iterable[str] = (),
+    ) -> BatchRecording:
+        """Open the batch's span, visible at once where a backend shows open spans.
+
+        `parent` is the submitting context, the current one by default; `models` are the models
+        of the batch's requests where they are known.
+        """
+        recording = BatchRecording(self, batch, frozenset(models))
+        recording.open(otel_context.get_current() if parent is None else parent)
+        return recording
+
+
+class BatchRecording(_Guarded):
+    """One batch from its submission to the last of its results."""
+
+    def __init__(self, recorder: BatchRecorder, batch: BatchFacts, models: frozenset[str]) -> None:
+        self._recorder = recorder
+        self._settings = recorder.settings
+        self._batch = batch
+        self._models = models
+        self._span: trace.Span = trace.INVALID_SPAN
+        self._parent = otel_context.Context()
+        self._pacer = Pacer(recorder.provider)
+        self._outcomes: Counter[tuple[str, str | None]] = Counter()
+        self._usage_by_model: dict[str, TokenUsage] = {}
+        self._total = _Sum()
+        self._rolled: dict[tuple[str, str], _Sum] = {}
+        self._selection: Selection[_Request] | None = None
+        self._active = False
+
+    @property
+    def trace_id(self) -> str | None:
+        """Hexadecimal trace id, None where nothing is recorded."""
+        context = self._span.get_span_context()
+        return f"{context.trace_id:032x}" if context.is_valid else None
+
+    @property
+    def usage(self) -> TokenUsage:
+        """Tokens of all results so far."""
+        return self._total.usage
+
+    @property
+    def cost(self) -> Cost | None:
+        """Cost of all results so far in USD, None where no model had a price."""
+        return self._total.cost
+
+    @property
+    def outcomes(self) -> dict[str, int]:
+        """Number of results so far by outcome."""
+        counts = dict.fromkeys(OUTCOMES, 0)
+        for (kind, _), count in self._outcomes.items():
+            counts[kind] = counts.get(kind, 0) + count
+        return counts
+
+    @guarded
+    def open(self, parent: otel_context.Context) -> None:
+        batch = self._batch
+        model = next(iter(self._models)) if len(self._models) == 1 else None
+        cap = self._settings.max_request_spans
+        count = batch.request_count
+        attributes: dict[str, Any] = {
+            semconv.GEN_AI_OPERATION_NAME: "batch",
+            semconv.GEN_AI_PROVIDER_NAME: "anthropic",
+            semconv.BATCH_ID: batch.id,
+            semconv.BATCH_REQUEST_COUNT: count,
+            semconv.BATCH_REQUEST_SPAN_COUNT: count if cap is None else min(cap, count),
+            semconv.BATCH_PROCESSING_STATUS: batch.status,
+        }
+        if model:
+            attributes[semconv.GEN_AI_REQUEST_MODEL] = model
+        self._span = start_span(
+            self._recorder.tracer,
+            f"batch {model}" if model else "batch",
+            trace_id=identity.batch_trace_id(batch.id),
+            span_id=identity.batch_span_id(batch.id),
+            parent=parent,
+            kind=SpanKind.INTERNAL,
+            start_ns=batch.start_ns,
+            attributes=attributes,
+        )
+        self._parent = trace.set_span_in_context(self._span, parent)
+        if cap is not None and count > cap:
+            self._selection = Selection(cap)
+        if batch.status != "ended":
+            self._active = True
+            self._recorder.metrics.active(1)
+
+    @guarded
+    def update(self, batch: BatchFacts) -> None:
+        """The API described the batch anew: a change of state is an event on its span."""
+        if batch.status != self._batch.status:
+            self._span.add_event(
+                semconv.BATCH_STATE_EVENT,
+                {
+                    semconv.BATCH_PROCESSING_STATUS: batch.status,
+                    f"{semconv.BATCH_PROCESSING_STATUS}.previous": self._batch.status,
+                },
+                batch.end_ns if batch.status == "ended" else None,
+            )
+            self._span.set_attribute(semconv.BATCH_PROCESSING_STATUS, batch.status)
+        self._batch = batch
+
+    @guarded
+    def result(self, line: Mapping[str, Any], params: Params | None = None) -> None:
+        """One decoded line of the results, with the request's `params` where they are known."""
+        outcome = Outcome.from_line(line)
+        model = self._model(outcome, params)
+        cost = None
+        if outcome.message is not None:
+            tier = (outcome.message.get("usage") or {}).get("service_tier") or "batch"
+            cost = price(outcome.usage, model, tier=tier, at=self._batch.created_at)
+            self._recorder.metrics.request(outcome.usage, cost and cost.total_cost, model)
+            known = self._usage_by_model.get(model)
+            self._usage_by_model[model] = known + outcome.usage if known else outcome.usage
+        self._outcomes[outcome.kind, outcome.error_type] += 1
+        self._total.add(outcome.usage, cost)
+        request = _Request(outcome, model, cost, params)
+        if self._selection is None:
+            self._emit(request)
+            return
+        spare = self._selection.offer(
+            request,
+            failed=outcome.kind != SUCCEEDED,
+            spread=identity.spread(self._batch.id, outcome.custom_id),
+        )
+        if spare is not None:
+            self._rolled.setdefault((spare.model, spare.outcome.kind), _Sum()).add(
+                spare.outcome.usage, spare.cost
+            )
+
+    @guarded
+    def end(self, batch: BatchFacts) -> None:
+        """All results were recorded: emit what waits, the sums, and close the batch's span."""
+        self.update(batch)
+        self._batch = batch
+        for request in self._selection.drain() if self._selection else ():
+            self._emit(request)
+        for (model, kind), rolled in sorted(self._rolled.items()):
+            self._emit_rollup(model, kind, rolled)
+        missing = batch.request_count - self._outcomes.total()
+        if missing > 0:
+            self._outcomes[MISSING, "missing_result"] += missing
+            logger.warning("%s of batch %s's results were not readable", missing, batch.id)
+        self._end_span(batch)
+        self._recorder.metrics.ended(batch, self._usage_by_model, self._outcomes)
+        self.abandon()
+        self._pacer.drain()
+
+    @guarded
+    def abandon(self) -> None:
+        """Stop waiting for the batch; its span stays open for whoever collects it."""
+        if self._active:
+            self._active = False
+            self._recorder.metrics.active(-1)
+
+    def _model(self, outcome: Outcome, params: Params | None) -> str:
+        model = (outcome.message or {}).get("model") or (params or {}).get("model")
+        if not model and len(self._models) == 1:
+            model = next(iter(self._models))
+        return model if isinstance(model, str) else ""
+
+    def _end_span(self, batch: BatchFacts) -> None:
+        counts = self.outcomes
+        attributes: dict[str, Any] = {
+            f"anthropic.message.batch.{kind}_count": count for kind, count in counts.items()
+        }
+        attributes |= self._total.usage.to_batch_attributes()
+        if self._total.cost is not None:
+            attributes |= self._total.cost.to_attributes(semconv.BATCH_COST)
+        self._span.set_attributes(attributes)
+        if not counts[SUCCEEDED] and batch.request_count:
+            self._span.set_attribute(semconv.ERROR_TYPE, "no_request_succeeded")
+            self._span.set_status(Status(StatusCode.ERROR, "no request of the batch succeeded"))
+        self._span.end(batch.end_ns)
+        self._pacer.emitted()
+
+    def _emit(self, request: _Request) -> None:
+        outcome = request.outcome
+        span_id = identity.request_span_id(self._batch.id, outcome.custom_id)
+        attributes = self._common(request.model, outcome.kind, outcome.usage, request.cost)
+        attributes[semconv.BATCH_CUSTOM_ID] = outcome.custom_id
+        attributes |= _request_attributes(request.params)
+        attributes |= _response_attributes(outcome)
+        if self._settings.span_content:
+            attributes |= content.span_content(request.params, outcome.message)
+        if self._settings.langsmith_tracing and self._settings.langsmith_content:
+            content.pending.put(
+                span_id,
+                content.langsmith_inputs(request.params) if request.params else None,
+                content.langsmith_outputs(outcome.message) if outcome.message else None,
+            )
+        self._span_of(span_id, request.model, attributes, outcome)
+
+    def _emit_rollup(self, model: str, kind: str, rolled: _Sum) -> None:
+        attributes = self._common(model, kind, rolled.usage, rolled.cost)
+        attributes[semconv.BATCH_ROLLUP] = rolled.count
+        span_id = identity.rollup_span_id(self._batch.id, model, kind)
+        failure = None
+        if kind != SUCCEEDED:
+            failure = Outcome(
+                "", kind, rolled.usage, None, kind, f"{rolled.count} requests {kind}", None
+            )
+            attributes[semconv.ERROR_TYPE] = kind
+        self._span_of(span_id, model, attributes, failure)
+
+    def _common(
+        self, model: str, kind: str, usage: TokenUsage, cost: Cost | None
+    ) -> dict[str, Any]:
+        attributes: dict[str, Any] = {
+            semconv.GEN_AI_OPERATION_NAME: "chat",
+            semconv.GEN_AI_PROVIDER_NAME: "anthropic",
+            semconv.BATCH_ID: self._batch.id,
+            semconv.BATCH_OUTCOME: kind,
+        }
+        if model:
+            attributes[semconv.GEN_AI_REQUEST_MODEL] = model
+        if kind == SUCCEEDED:
+            attributes |= usage.to_attributes(legacy=not self._settings.latest_semconv_only)
+        if cost is not None:
+            attributes |= cost.to_attributes(semconv.GEN_AI_USAGE_COST)
+        return attributes
+
+    def _span_of(
+        self, span_id: int, model: str, attributes: dict[str, Any], outcome: Outcome | None
+    ) -> None:
+        span = start_span(
+            self._recorder.tracer,
+            f"chat {model}" if model else "chat",
+            trace_id=self._span.get_span_context().trace_id,
+            span_id=span_id,
+            parent=self._parent,
+            kind=SpanKind.CLIENT,
+            start_ns=self._batch.start_ns,
+            attributes=attributes,
+        )
+        if outcome is not None and outcome.kind != SUCCEEDED:
+            span.set_status(Status(StatusCode.ERROR, outcome.error_message or outcome.error_type))
+        span.end(self._batch.end_ns)
+        self._pacer.emitted()
+
+
+_REQUEST_FIELDS = (
+    (semconv.GEN_AI_REQUEST_MODEL, "model"),
+    (semconv.GEN_AI_REQUEST_MAX_TOKENS, "max_tokens"),
+    (semconv.GEN_AI_REQUEST_TEMPERATURE, "temperature"),
+    (semconv.GEN_AI_REQUEST_TOP_K, "top_k"),
+    (semconv.GEN_AI_REQUEST_TOP_P, "top_p"),
+    (semconv.GEN_AI_REQUEST_STOP_SEQUENCES, "stop_sequences"),
+)
+
+
+def _request_attributes(params: Params | None) -> dict[str, Any]:
+    if not params:
+        return {}
+    return {
+        name: params[field] for name, field in _REQUEST_FIELDS if params.get(field) is not None
+    }
+
+
+def _response_attributes(outcome: Outcome) -> dict[str, Any]:
+    attributes: dict[str, Any] = {}
+    if outcome.error_type:
+        attributes[semconv.ERROR_TYPE] = outcome.error_type
+    if outcome.request_id:
+        attributes[semconv.ANTHROPIC_REQUEST_ID] = outcome.request_id
+    message = outcome.message
+    if message is not None:
+        tier = (message.get("usage") or {}).get("service_tier")
+        for name, value in (
+            (semconv.GEN_AI_RESPONSE_ID, message.get("id")),
+            (semconv.GEN_AI_RESPONSE_MODEL, message.get("model")),
+            (semconv.GEN_AI_RESPONSE_FINISH_REASONS, content.finish_reasons(message)),
+            (semconv.ANTHROPIC_STOP_REASON, message.get("stop_reason")),
+            (semconv.ANTHROPIC_RESPONSE_SERVICE_TIER, tier),
+        ):
+            if value:
+                attributes[name] = value
+    return attributes
+
+
+__all__ = ["UNKNOWN", "BatchRecorder", "BatchRecording"]

@@ -1,0 +1,188 @@
+"""Token usage of one request, or of a sum of requests, and its forms in each backend."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import astuple, dataclass
+from typing import Any
+
+from otel_bridge import semconv
+
+
+def _count(value: Any) -> int:
+    return value if type(value) is int and value > 0 else 0
+
+
+@dataclass(frozen=True, slots=True)
+class TokenUsage:
+    """Tokens by type, named and counted as the Anthropic API does.
+
+    `input_tokens` are the uncached ones; cache reads and cache writes are additive to them.
+    The two ephemeral fields split `cache_creation_input_tokens` by time to live, and
+    `thinking_tokens` are part of `output_tokens`. `web_search_requests` counts searches.
+
+    Source: https://docs.anthropic.com/en/api/messages, `usage`.
+    """
+
+    input_tokens: int = 0
+    cache_read_input_tokens: int = 0
+    cache_creation_input_tokens: int = 0
+    ephemeral_5m_input_tokens: int = 0
+    ephemeral_1h_input_tokens: int = 0
+    output_tokens: int = 0
+    thinking_tokens: int = 0
+    web_search_requests: int = 0
+
+    @property
+    def total_input_tokens(self) -> int:
+        """Uncached, cache read and cache written tokens: what the conventions call input tokens."""
+        return (
+            self.input_tokens + self.cache_read_input_tokens + self.cache_creation_input_tokens
+        )
+
+    @property
+    def total_tokens(self) -> int:
+        """All input and output tokens."""
+        return self.total_input_tokens + self.output_tokens
+
+    def __add__(self, other: TokenUsage) -> TokenUsage:
+        return TokenUsage(*map(int.__add__, astuple(self), astuple(other)))
+
+    def __bool__(self) -> bool:
+        return any(astuple(self))
+
+    @classmethod
+    def from_api(cls, usage: Mapping[str, Any] | None) -> TokenUsage:
+        """Read the `usage` object of a message.
+
+        The tokens of beta `compaction` iterations are billed and are not in the top-level
+        figures, so they are added. Absent, null and malformed fields count as 0.
+        """
+        if not usage:
+            return cls()
+        total = cls._from_flat(usage)
+        iterations = usage.get("iterations")
+        if iterations:
+            for step in iterations:
+                if step.get("type") == "compaction":
+                    total += cls._from_flat(step)
+        return total
+
+    @classmethod
+    def _from_flat(cls, usage: Mapping[str, Any]) -> TokenUsage:
+        split = usage.get("cache_creation") or {}
+        ephemeral_5m = _count(split.get("ephemeral_5m_input_tokens"))
+        ephemeral_1h = _count(split.get("ephemeral_1h_input_tokens"))
+        return cls(
+            _count(usage.get("input_tokens")),
+            _count(usage.get("cache_read_input_tokens")),
+            max(_count(usage.get("cache_creation_input_tokens")), ephemeral_5m + ephemeral_1h),
+            ephemeral_5m,
+            ephemeral_1h,
+            _count(usage.get("output_tokens")),
+            _count((usage.get("output_tokens_details") or {}).get("thinking_tokens")),
+            _count((usage.get("server_tool_use") or {}).get("web_search_requests")),
+        )
+
+    def to_attributes(self, *, legacy: bool = True) -> dict[str, int]:
+        """Span attributes of the GenAI conventions, with the SDK's own names where they lack one.
+
+        `legacy` adds the former name of cache writes.
+        """
+        attributes = {
+            semconv.GEN_AI_USAGE_INPUT_TOKENS: self.total_input_tokens,
+            semconv.GEN_AI_USAGE_OUTPUT_TOKENS: self.output_tokens,
+            semconv.GEN_AI_USAGE_CACHE_READ_INPUT_TOKENS: self.cache_read_input_tokens,
+            semconv.GEN_AI_USAGE_CACHE_WRITE_INPUT_TOKENS: self.cache_creation_input_tokens,
+            semconv.GEN_AI_USAGE_REASONING_OUTPUT_TOKENS: self.thinking_tokens,
+            semconv.ANTHROPIC_USAGE_EPHEMERAL_5M: self.ephemeral_5m_input_tokens,
+            semconv.ANTHROPIC_USAGE_EPHEMERAL_1H: self.ephemeral_1h_input_tokens,
+        }
+        if self.web_search_requests:
+            attributes[semconv.ANTHROPIC_USAGE_WEB_SEARCH_REQUESTS] = self.web_search_requests
+        if legacy:
+            attributes[semconv.GEN_AI_USAGE_CACHE_CREATION_INPUT_TOKENS] = (
+                self.cache_creation_input_tokens
+            )
+        return attributes
+
+    @classmethod
+    def from_attributes(cls, attributes: Mapping[str, Any]) -> TokenUsage:
+        """Read what `to_attributes` wrote, or what another GenAI instrumentation did."""
+        cache_read = _count(attributes.get(semconv.GEN_AI_USAGE_CACHE_READ_INPUT_TOKENS))
+        ephemeral_5m = _count(attributes.get(semconv.ANTHROPIC_USAGE_EPHEMERAL_5M))
+        ephemeral_1h = _count(attributes.get(semconv.ANTHROPIC_USAGE_EPHEMERAL_1H))
+        written = attributes.get(semconv.GEN_AI_USAGE_CACHE_WRITE_INPUT_TOKENS)
+        if written is None:
+            written = attributes.get(semconv.GEN_AI_USAGE_CACHE_CREATION_INPUT_TOKENS)
+        cache_write = max(_count(written), ephemeral_5m + ephemeral_1h)
+        total = _count(attributes.get(semconv.GEN_AI_USAGE_INPUT_TOKENS))
+        return cls(
+            max(total - cache_read - cache_write, 0),
+            cache_read,
+            cache_write,
+            ephemeral_5m,
+            ephemeral_1h,
+            _count(attributes.get(semconv.GEN_AI_USAGE_OUTPUT_TOKENS)),
+            _count(attributes.get(semconv.GEN_AI_USAGE_REASONING_OUTPUT_TOKENS)),
+            _count(attributes.get(semconv.ANTHROPIC_USAGE_WEB_SEARCH_REQUESTS)),
+        )
+
+    def to_batch_attributes(self) -> dict[str, int]:
+        """Totals under the batch span's own names, so that sums over `gen_ai.usage.*` count once."""
+        return {
+            name.replace("gen_ai.", "anthropic.message.batch.", 1): value
+            for name, value in self.to_attributes(legacy=False).items()
+            if name.startswith("gen_ai.")
+        } | {
+            "anthropic.message.batch.usage.cache_write.ephemeral_5m_input_tokens": (
+                self.ephemeral_5m_input_tokens
+            ),
+            "anthropic.message.batch.usage.cache_write.ephemeral_1h_input_tokens": (
+                self.ephemeral_1h_input_tokens
+            ),
+        }
+
+    @classmethod
+    def from_batch_attributes(cls, attributes: Mapping[str, Any]) -> TokenUsage:
+        """Read what `to_batch_attributes` wrote."""
+        usage = semconv.BATCH_USAGE_PREFIX
+        renamed = {
+            name.replace(usage, "gen_ai.usage.", 1): value
+            for name, value in attributes.items()
+            if name.startswith(usage)
+        }
+        renamed[semconv.ANTHROPIC_USAGE_EPHEMERAL_5M] = attributes.get(
+            f"{usage}cache_write.ephemeral_5m_input_tokens"
+        )
+        renamed[semconv.ANTHROPIC_USAGE_EPHEMERAL_1H] = attributes.get(
+            f"{usage}cache_write.ephemeral_1h_input_tokens"
+        )
+        return cls.from_attributes(renamed)
+
+    def to_usage_metadata(self) -> dict[str, Any]:
+        """LangSmith's `usage_metadata`, without costs; every token is in one detail key at most.
+
+        Source: https://docs.langchain.com/langsmith/log-llm-trace, token usage.
+        """
+        metadata: dict[str, Any] = {
+            "input_tokens": self.total_input_tokens,
+            "output_tokens": self.output_tokens,
+            "total_tokens": self.total_tokens,
+        }
+        unsplit = (
+            self.cache_creation_input_tokens
+            - self.ephemeral_5m_input_tokens
+            - self.ephemeral_1h_input_tokens
+        )
+        details = {
+            "cache_read": self.cache_read_input_tokens,
+            "ephemeral_5m_input_tokens": self.ephemeral_5m_input_tokens,
+            "ephemeral_1h_input_tokens": self.ephemeral_1h_input_tokens,
+            "cache_creation": unsplit,
+        }
+        if any(details.values()):
+            metadata["input_token_details"] = {k: v for k, v in details.items() if v}
+        if self.thinking_tokens:
+            metadata["output_token_details"] = {"reasoning": self.thinking_tokens}
+        return metadata
