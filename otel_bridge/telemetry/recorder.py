@@ -131,6 +131,11 @@ class BatchRecording(_Guarded):
         self._active = False
 
     @property
+    def facts(self) -> BatchFacts:
+        """The batch as the API described it last."""
+        return self._batch
+
+    @property
     def trace_id(self) -> str | None:
         """Hexadecimal trace id, None where nothing is recorded."""
         context = self._span.get_span_context()

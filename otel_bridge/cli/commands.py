@@ -1,0 +1,230 @@
+"""The commands and their options."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+import orjson
+from opentelemetry import propagate
+from opentelemetry.context import attach
+from rich.console import Console
+
+from otel_bridge.batches import BatchExecutor, BatchHandle, read_requests
+from otel_bridge.cli import render
+from otel_bridge.cli.telemetry import Telemetry
+from otel_bridge.config import Settings
+from otel_bridge.errors import BridgeError, ConfigurationError, RequestsError
+from otel_bridge.version import __version__
+
+FAILED, WRONG, REQUESTS_FAILED = 1, 2, 3
+
+_as_json = click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+_output = click.option(
+    "-o", "--output", type=click.Path(dir_okay=False), help="File for the results (JSONL)."
+)
+_fail_on_error = click.option(
+    "--fail-on-error", is_flag=True, help="Exit with 3 when a request failed."
+)
+
+
+def _stop(error: BridgeError) -> NoReturn:
+    click.echo(f"otel-bridge: {error}", err=True)
+    wrong = isinstance(error, (ConfigurationError, RequestsError))
+    raise SystemExit(WRONG if wrong else FAILED)
+
+
+def _command(function: Callable[..., None]) -> Callable[..., None]:
+    """Errors of ours are one line and a status, never a traceback."""
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> None:
+        try:
+            function(*args, **kwargs)
+        except BridgeError as error:
+            _stop(error)
+        except KeyboardInterrupt:
+            click.echo("otel-bridge: interrupted; the batch goes on", err=True)
+            raise SystemExit(FAILED) from None
+
+    return call
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="otel-bridge")
+def cli() -> None:
+    """Anthropic Message Batches in OpenTelemetry and LangSmith."""
+    logging.basicConfig(level=logging.WARNING, format="otel-bridge: %(message)s", stream=sys.stderr)
+    logging.getLogger("anthropic").setLevel(logging.ERROR)
+
+
+class _Session:
+    """One command's executor and telemetry, under the caller's trace where there is one."""
+
+    def __init__(self, *, as_json: bool) -> None:
+        self.settings = Settings.from_env(strict=True)
+        self.console = Console(stderr=True)
+        self.as_json = as_json
+        self.telemetry = Telemetry(self.settings).set_up()
+        # OpenTelemetry's environment carrier: TRACEPARENT, TRACESTATE, BAGGAGE.
+        attach(propagate.extract({k.lower(): v for k, v in os.environ.items()}))
+        self.progress = render.Progress(self.console)
+        self.executor = BatchExecutor(settings=self.settings, on_progress=self.progress.update)
+
+    def collect(self, batches: list[BatchHandle], output: str | None) -> dict[str, int]:
+        """Write each result as it is read; nothing of telemetry can keep it back."""
+        failed = {"count": 0}
+        with _results_file(output, as_json=self.as_json) as write, self.progress:
+            for handle in batches:
+                for result in self.executor.collect(handle):
+                    write(result.raw + b"\n")
+                    failed["count"] += not result.succeeded
+        return failed
+
+    def summarise(self, batches: list[BatchHandle]) -> None:
+        reports = self.telemetry.finish()
+        summary = render.Summary.of(
+            [self.executor.recordings[handle.id] for handle in batches],
+            [handle.id for handle in batches],
+            reports,
+            self.telemetry.langsmith,
+        )
+        if self.as_json:
+            click.echo(orjson.dumps(summary.to_dict()))
+        else:
+            render.print_summary(self.console, summary)
+        for report in reports:
+            if report.complaint:
+                click.echo(f"otel-bridge: {report.complaint}", err=True)
+
+
+class _results_file:  # noqa: N801 - a context manager used as a function
+    """Opens the results file, or stdout, before anything is sent, so that a bad path costs nothing."""
+
+    def __init__(self, path: str | None, *, as_json: bool) -> None:
+        self._path = path
+        self._discard = path is None and as_json
+        self._file: Any = None
+
+    def __enter__(self) -> Callable[[bytes], Any]:
+        if self._discard:
+            return lambda _: None
+        self._file = sys.stdout.buffer if self._path is None else Path(self._path).open("wb")
+        return self._file.write  # type: ignore[no-any-return]
+
+    def __exit__(self, *_: object) -> None:
+        if self._file is not None:
+            self._file.flush()
+            if self._path is not None:
+                self._file.close()
+
+
+def _check_output(output: str | None) -> None:
+    if output is None:
+        return
+    try:
+        with Path(output).open("ab"):
+            pass
+    except OSError as error:
+        raise ConfigurationError(
+            f"{output}: cannot be written ({error.strerror}); choose another --output"
+        ) from error
+
+
+@cli.command()
+@click.argument("file")
+@_output
+@_as_json
+@_fail_on_error
+@_command
+def run(file: str, output: str | None, as_json: bool, fail_on_error: bool) -> None:
+    """Run the requests in FILE (JSONL, - for stdin): submit, wait, collect, emit."""
+    requests = read_requests(file)
+    session = _Session(as_json=as_json)
+    _check_output(output)
+    handles = session.executor.submit(requests)
+    failed = session.collect(handles, output)
+    session.summarise(handles)
+    _leave(fail_on_error and failed["count"])
+
+
+@cli.command()
+@click.argument("file")
+@_as_json
+@_command
+def submit(file: str, as_json: bool) -> None:
+    """Submit the requests in FILE and print what `collect` needs."""
+    requests = read_requests(file)
+    session = _Session(as_json=as_json)
+    handles = session.executor.submit(requests)
+    reports = session.telemetry.finish()
+    if as_json:
+        click.echo(
+            orjson.dumps(
+                {
+                    "batches": [handle.id for handle in handles],
+                    "handles": [handle.to_dict() for handle in handles],
+                    "backends": {report.name.lower(): report.to_dict() for report in reports},
+                }
+            )
+        )
+    else:
+        for handle in handles:
+            click.echo(handle.id)
+    _leave(False)
+
+
+@cli.command()
+@click.argument("batch")
+@_output
+@_as_json
+@_fail_on_error
+@_command
+def collect(batch: str, output: str | None, as_json: bool, fail_on_error: bool) -> None:
+    """Wait for BATCH and collect it: a batch id, or the file that `submit --json` wrote."""
+    handles = _handles(batch)
+    session = _Session(as_json=as_json)
+    _check_output(output)
+    failed = session.collect(handles, output)
+    session.summarise(handles)
+    _leave(fail_on_error and failed["count"])
+
+
+def _handles(batch: str) -> list[BatchHandle]:
+    path = Path(batch)
+    if not path.is_file():
+        return [BatchHandle(batch, 0)]
+    try:
+        data = orjson.loads(path.read_bytes())
+        return [BatchHandle.from_dict(each) for each in data["handles"]]
+    except (orjson.JSONDecodeError, KeyError, TypeError, OSError) as error:
+        raise ConfigurationError(
+            f"{batch}: not what `otel-bridge submit --json` writes; pass that file or a batch id"
+        ) from error
+
+
+def _leave(failed: object) -> NoReturn:
+    """Leave without the SDK's own exit handlers, which wait for a dead backend once more."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(REQUESTS_FAILED if failed else 0)
+
+
+@cli.command()
+@_as_json
+@click.option("--requests", "count", default=60, show_default=True, type=click.IntRange(1, 100_000))
+@click.option("--seconds", default=3.0, show_default=True, help="How long the batch takes.")
+@_command
+def demo(as_json: bool, count: int, seconds: float) -> None:
+    """Show the whole thing with no key and no network, in a few seconds."""
+    from otel_bridge.cli.demo import run_demo  # noqa: PLC0415 - the simulator is for this alone
+
+    agreed = run_demo(count, seconds, as_json=as_json)
+    sys.stdout.flush()
+    os._exit(0 if agreed else FAILED)

@@ -1,0 +1,161 @@
+"""What people see: a progress bar and the summary of a run."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as RichProgress
+from rich.table import Table
+
+from otel_bridge import identity
+from otel_bridge.usage import TokenUsage
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from otel_bridge.cli.telemetry import BackendReport
+    from otel_bridge.langsmith import LangSmithSpanProcessor
+    from otel_bridge.telemetry import BatchFacts, BatchRecording
+
+
+class Progress:
+    """A batch's state as the API tells it; the bar is time, since there is no count before the end."""
+
+    def __init__(self, console: Console) -> None:
+        self._bar = RichProgress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.fields[state]}"),
+            TimeElapsedColumn(),
+            console=console,
+            disable=not console.is_terminal,
+            transient=False,
+        )
+        self._tasks: dict[str, Any] = {}
+        self._states: dict[str, str] = {}
+        self._console = console
+
+    def __enter__(self) -> Progress:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def update(self, batch: BatchFacts) -> None:
+        """Show what the API said of the batch."""
+        if self._states.get(batch.id) != batch.status and not self._console.is_terminal:
+            print(  # noqa: T201 - the terminal's bar, for logs
+                f"{batch.id}: {batch.status}, {batch.request_count} requests", file=sys.stderr
+            )
+        self._states[batch.id] = batch.status
+        task = self._tasks.get(batch.id)
+        if task is None:
+            task = self._bar.add_task(batch.id, total=None, state=batch.status)
+            self._tasks[batch.id] = task
+        if batch.status == "ended":
+            done = batch.counts.get("succeeded", 0)
+            state = f"ended, {done} of {batch.request_count} succeeded"
+            self._bar.update(task, total=1, completed=1, state=state)
+            return
+        left = (batch.expires_at - datetime.now(UTC)) if batch.expires_at else None
+        expiry = f", expires in {str(left).split('.')[0]}" if left else ""
+        self._bar.update(task, state=f"{batch.status}, {batch.request_count} requests{expiry}")
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What a run came to."""
+
+    batches: list[str]
+    outcomes: dict[str, int]
+    usage: TokenUsage
+    cost_usd: float | None
+    trace_id: str | None
+    run_url: str | None
+    backends: Sequence[BackendReport]
+
+    @classmethod
+    def of(
+        cls,
+        recordings: Sequence[BatchRecording],
+        batches: list[str],
+        backends: Sequence[BackendReport],
+        langsmith: LangSmithSpanProcessor | None,
+    ) -> Summary:
+        """Sum recordings up."""
+        outcomes: dict[str, int] = {}
+        usage = TokenUsage()
+        costs = []
+        for recording in recordings:
+            usage += recording.usage
+            if recording.cost is not None:
+                costs.append(recording.cost.total_cost)
+            for kind, count in recording.outcomes.items():
+                outcomes[kind] = outcomes.get(kind, 0) + count
+        first = recordings[0] if recordings else None
+        return cls(
+            batches,
+            outcomes,
+            usage,
+            sum(costs) if costs else None,
+            first.trace_id if first else None,
+            _run_url(first, langsmith),
+            backends,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The object that `--json` prints."""
+        return {
+            "batches": self.batches,
+            "requests": sum(self.outcomes.values()),
+            **self.outcomes,
+            "usage": usage_dict(self.usage),
+            "cost_usd": self.cost_usd,
+            "trace_id": self.trace_id,
+            "langsmith_run_url": self.run_url,
+            "backends": {backend.name.lower(): backend.to_dict() for backend in self.backends},
+        }
+
+
+def usage_dict(usage: TokenUsage) -> dict[str, int]:
+    """Tokens by type, named as the API names them."""
+    return {name: getattr(usage, name) for name in TokenUsage.__dataclass_fields__}
+
+
+def _run_url(
+    recording: BatchRecording | None, langsmith: LangSmithSpanProcessor | None
+) -> str | None:
+    if recording is None or langsmith is None or langsmith.delivery.report.reason:
+        return None
+    batch = recording.facts
+    run = identity.run_id(identity.batch_span_id(batch.id), batch.start_ns)
+    return langsmith.delivery.run_url(str(run), langsmith.settings.langsmith_project)
+
+
+def print_summary(console: Console, summary: Summary) -> None:
+    """The summary as a table."""
+    table = Table(title="Message Batch", title_justify="left", show_header=False)
+    table.add_column()
+    table.add_column(justify="right")
+    for kind, count in summary.outcomes.items():
+        table.add_row(kind, f"{count:,}")
+    for name, tokens in usage_dict(summary.usage).items():
+        if tokens:
+            table.add_row(name, f"{tokens:,}")
+    cost = "unknown" if summary.cost_usd is None else f"${summary.cost_usd:.6f}"
+    table.add_row("cost", cost)
+    console.print(table)
+    if summary.trace_id:
+        console.print(f"trace {summary.trace_id}", highlight=False)
+    if summary.run_url:
+        console.print(f"LangSmith {summary.run_url}", highlight=False, soft_wrap=True)
+    for backend in summary.backends:
+        console.print(f"{backend.name}: {backend.sent} {backend.unit} sent", highlight=False)
+
+

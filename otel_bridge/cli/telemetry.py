@@ -1,0 +1,216 @@
+"""OpenTelemetry set up from the environment, and what became of what was sent."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from opentelemetry import metrics, trace
+from opentelemetry.distro import OpenTelemetryConfigurator
+from opentelemetry.sdk.environment_variables import (
+    OTEL_EXPORTER_OTLP_ENDPOINT,
+    OTEL_EXPORTER_OTLP_PROTOCOL,
+    OTEL_EXPORTER_OTLP_TRACES_ENDPOINT,
+)
+from opentelemetry.sdk.trace.export import (
+    BatchSpanProcessor,
+    SpanExporter,
+    SpanExportResult,
+)
+
+from otel_bridge.langsmith import LangSmithSpanProcessor, mirror
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import ReadableSpan
+
+    from otel_bridge.config import Settings
+
+_GIVE_UP_AFTER = 15.0
+_END_PATIENCE = 12.0
+
+
+@dataclass(slots=True)
+class BackendReport:
+    """What became of what was handed to one backend."""
+
+    name: str
+    endpoint: str
+    unit: str
+    sent: int = 0
+    held_back: int = 0
+    refused: int = 0
+    reason: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "sent": self.sent,
+            "held_back": self.held_back,
+            "refused": self.refused,
+            "endpoint": self.endpoint,
+            "reason": self.reason,
+        }
+
+    @property
+    def complaint(self) -> str | None:
+        """One line about what did not arrive."""
+        lost = self.held_back + self.refused
+        if not lost:
+            return None
+        reason = f" ({self.reason})" if self.reason else ""
+        return (
+            f"{self.name}: {lost} of {self.sent + lost} {self.unit} did not reach "
+            f"{self.endpoint}{reason}"
+        )
+
+
+class CountingExporter(SpanExporter):
+    """Counts what an exporter took; gives a backend up that fails for too long.
+
+    A command ends soon after its batch, so it cannot wait for every slice to time out.
+    """
+
+    def __init__(self, exporter: SpanExporter, report: BackendReport) -> None:
+        self._exporter = exporter
+        self.report = report
+        self._failing_since: float | None = None
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        now = time.monotonic()
+        started = self._failing_since
+        if started is not None and now - started > _GIVE_UP_AFTER:
+            self.report.refused += len(spans)
+            return SpanExportResult.FAILURE
+        self.report.held_back += len(spans)
+        try:
+            result = self._exporter.export(spans)
+        except Exception as error:  # noqa: BLE001 - an exporter's fault is a failed export
+            self.report.reason = str(error)
+            result = SpanExportResult.FAILURE
+        self.report.held_back -= len(spans)
+        if result is SpanExportResult.SUCCESS:
+            self._failing_since = None
+            self.report.sent += len(spans)
+        else:
+            self._failing_since = started or now
+            self.report.refused += len(spans)
+        return result
+
+    def shutdown(self) -> None:
+        self._exporter.shutdown()
+
+    def force_flush(self, timeout_millis: int = 30_000) -> bool:
+        return self._exporter.force_flush(timeout_millis)
+
+
+class _OneLine(logging.Handler):
+    """Keeps the first complaint of each logger instead of a flood of them."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.first: dict[str, str] = {}
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = record.getMessage().splitlines()
+        self.first.setdefault(record.name, text[0][:200] if text else "")
+
+
+class Telemetry:
+    """The command's telemetry: a provider from the environment, or the one that is there."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.otlp: BackendReport | None = None
+        self.langsmith: LangSmithSpanProcessor | None = None
+        self._complaints = _OneLine()
+        self._metrics_ok = True
+
+    def set_up(self) -> Telemetry:
+        """Configure the SDK as opentelemetry-distro does, and add the mirror."""
+        for name in ("opentelemetry", "langsmith", "urllib3"):
+            logger = logging.getLogger(name)
+            logger.addHandler(self._complaints)
+            logger.propagate = False
+        if not self.settings.sdk_disabled:
+            _default_exporters()
+            OpenTelemetryConfigurator().configure(  # type: ignore[no-untyped-call]
+                export_span_processor=self._counted
+            )
+        self.langsmith = mirror(trace.get_tracer_provider(), self.settings)
+        return self
+
+    def _counted(self, span_exporter: SpanExporter, *_: Any, **__: Any) -> BatchSpanProcessor:
+        if self.otlp is None:
+            self.otlp = BackendReport("OTLP", _otlp_endpoint(), "spans")
+        return BatchSpanProcessor(CountingExporter(span_exporter, self.otlp))
+
+    def finish(self) -> list[BackendReport]:
+        """Flush for a bounded time, and say what became of everything."""
+        provider: Any = trace.get_tracer_provider()
+        meters: Any = metrics.get_meter_provider()
+        flushes = [
+            threading.Thread(target=flush, daemon=True)
+            for flush in (
+                getattr(provider, "force_flush", None),
+                getattr(meters, "force_flush", None),
+            )
+            if flush is not None
+        ]
+        deadline = time.monotonic() + _END_PATIENCE
+        for flush in flushes:
+            flush.start()
+        for flush in flushes:
+            flush.join(max(deadline - time.monotonic(), 0.1))
+        return self.reports()
+
+    def reports(self) -> list[BackendReport]:
+        """One report for each backend that is configured."""
+        found = []
+        if self.otlp is not None:
+            reason = next(
+                (text for name, text in self._complaints.first.items() if "otlp" in name), None
+            )
+            self.otlp.reason = self.otlp.reason or reason
+            found.append(self.otlp)
+        if self.langsmith is not None:
+            delivery = self.langsmith.delivery
+            report = delivery.report
+            found.append(
+                BackendReport(
+                    "LangSmith",
+                    delivery.endpoint,
+                    "run updates",
+                    report.sent,
+                    report.held_back,
+                    report.refused,
+                    report.reason,
+                )
+            )
+        return found
+
+
+def _default_exporters() -> None:
+    # A command without an endpoint has nobody to send to: opentelemetry-distro's default of
+    # OTLP on localhost would only make it wait.
+    wanted = any(
+        os.environ.get(f"OTEL_EXPORTER_OTLP_{signal}ENDPOINT")
+        for signal in ("", "TRACES_", "METRICS_")
+    )
+    default = "otlp" if wanted else "none"
+    os.environ.setdefault("OTEL_TRACES_EXPORTER", default)
+    os.environ.setdefault("OTEL_METRICS_EXPORTER", default)
+    os.environ.setdefault("OTEL_LOGS_EXPORTER", "none")
+    os.environ.setdefault(OTEL_EXPORTER_OTLP_PROTOCOL, "http/protobuf")
+    os.environ.setdefault("OTEL_SERVICE_NAME", "otel-bridge")
+
+
+def _otlp_endpoint() -> str:
+    return (
+        os.environ.get(OTEL_EXPORTER_OTLP_TRACES_ENDPOINT)
+        or os.environ.get(OTEL_EXPORTER_OTLP_ENDPOINT)
+        or "the default endpoint"
+    )

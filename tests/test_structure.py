@@ -1,0 +1,77 @@
+"""The house: who may import whom, and what is public."""
+
+import ast
+from pathlib import Path
+
+import otel_bridge
+
+PACKAGE = Path(otel_bridge.__file__).parent
+
+FLOORS = {
+    "errors": 0,
+    "semconv": 0,
+    "version": 0,
+    "config": 1,
+    "usage": 1,
+    "identity": 1,
+    "pricing": 2,
+    "content": 2,
+    "telemetry": 4,
+    "langsmith": 4,
+    "batches": 5,
+    "cli": 6,
+}
+FREE = {"simulator"}
+
+
+def room(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imported(path: Path) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module)
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+    return names
+
+
+def rooms_of(names: set[str]) -> set[str]:
+    known = FLOORS.keys() | FREE
+    parts = {name.split(".")[1] for name in names if name.startswith("otel_bridge.")}
+    return parts & known
+
+
+def test_a_module_imports_only_from_floors_below() -> None:
+    for path in PACKAGE.rglob("*.py"):
+        here = room(path)
+        if here == "__init__":
+            continue
+        assert here in FLOORS or here in FREE, f"{path}: which floor is it on?"
+        for there in rooms_of(imported(path)) - {here}:
+            if here in FREE:
+                raise AssertionError(f"{path} imports {there}; the simulator imports nothing")
+            if there in FREE:
+                assert here == "cli", f"{path} imports the simulator"
+                continue
+            assert FLOORS[there] < FLOORS[here], f"{path} imports {there}"
+
+
+def test_each_sdk_has_its_room() -> None:
+    rooms = {"anthropic": {"batches", "instrumentation"}, "langsmith": {"langsmith"}}
+    for path in PACKAGE.rglob("*.py"):
+        for name in imported(path):
+            sdk = name.split(".")[0]
+            if sdk in rooms:
+                assert room(path) in rooms[sdk], f"{path} imports {name}"
+
+
+def test_the_public_names_are_these() -> None:
+    assert sorted(otel_bridge.__all__) == otel_bridge.__all__
+    assert all(hasattr(otel_bridge, name) for name in otel_bridge.__all__)
+    public = {name for name in vars(otel_bridge) if not name.startswith("_")}
+    modules = {path.name.removesuffix(".py") for path in PACKAGE.iterdir()}
+    assert public - modules <= set(otel_bridge.__all__)
