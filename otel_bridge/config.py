@@ -140,7 +140,9 @@ class Settings:
     langsmith_sampling_rate: float = 1.0
 
     @classmethod
-    def from_env(cls, environ: Mapping[str, str] | None = None, *, strict: bool = False) -> Settings:
+    def from_env(
+        cls, environ: Mapping[str, str] | None = None, *, strict: bool = False
+    ) -> Settings:
         """Read every variable of `VARIABLES`; unset and empty ones have their default.
 
         Raises ConfigurationError for a bad value when `strict`; otherwise logs one warning for

@@ -36,9 +36,7 @@ class TokenUsage:
     @property
     def total_input_tokens(self) -> int:
         """Uncached, cache read and cache written tokens: what the conventions call input tokens."""
-        return (
-            self.input_tokens + self.cache_read_input_tokens + self.cache_creation_input_tokens
-        )
+        return self.input_tokens + self.cache_read_input_tokens + self.cache_creation_input_tokens
 
     @property
     def total_tokens(self) -> int:
@@ -129,7 +127,7 @@ class TokenUsage:
         )
 
     def to_batch_attributes(self) -> dict[str, int]:
-        """Totals under the batch span's own names, so that sums over `gen_ai.usage.*` count once."""
+        """Totals under the batch span's own names: sums over `gen_ai.usage.*` count once."""
         return {
             name.replace("gen_ai.", "anthropic.message.batch.", 1): value
             for name, value in self.to_attributes(legacy=False).items()

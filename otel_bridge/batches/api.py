@@ -61,13 +61,16 @@ class SyncApi:
             options={"headers": {"Accept": "application/binary"}, "timeout": _READ_TIMEOUT},
             stream=True,
         )
-        with decoder.http_response as response:
+        response = decoder.http_response
+        try:
             rest = b""
             for chunk in response.iter_bytes():
                 *lines, rest = (rest + chunk).split(b"\n")
                 yield from lines
             if rest:
                 yield rest
+        finally:
+            response.close()
 
 
 class AsyncApi:

@@ -56,7 +56,9 @@ class Collector:
         self._recording.end(self._facts)
 
 
-def read_all(collector: Collector, lines: Any, faults: tuple[type[Exception], ...]) -> Iterator[BatchResult]:
+def read_all(
+    collector: Collector, lines: Any, faults: tuple[type[Exception], ...]
+) -> Iterator[BatchResult]:
     """Every result once; a short or broken stream is read again from its start."""
     for attempt in range(READS):
         last = attempt + 1 == READS

@@ -76,9 +76,7 @@ class _Executor(Generic[ApiT]):
     def _seen(self, handle: BatchHandle) -> Progress:
         def seen(facts: BatchFacts) -> None:
             if handle.recording is None:
-                handle.recording = self._recorder.start(
-                    facts, self._context(handle), handle.models
-                )
+                handle.recording = self._recorder.start(facts, self._context(handle), handle.models)
                 self.recordings[facts.id] = handle.recording
             else:
                 handle.recording.update(facts)
@@ -147,9 +145,7 @@ class BatchExecutor(_Executor[SyncApi]):
         """
         handle = self._handle(batch)
         try:
-            facts = flows.drive(
-                flows.wait(self.api, handle.id, self.settings, self._seen(handle))
-            )
+            facts = flows.drive(flows.wait(self.api, handle.id, self.settings, self._seen(handle)))
             collector = self._collector(handle, facts)
             yield from read_all(collector, lambda: self.api.lines(handle.id), _READ_FAULTS)
             collector.finish()
@@ -230,9 +226,7 @@ class AsyncBatchExecutor(_Executor[AsyncApi]):
         """See BatchExecutor.run."""
         handles = await self.submit(requests)
         results = {
-            result.custom_id: result
-            for handle in handles
-            async for result in self.collect(handle)
+            result.custom_id: result for handle in handles async for result in self.collect(handle)
         }
         return BatchResults(results, tuple(handle.id for handle in handles))
 

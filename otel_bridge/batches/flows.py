@@ -90,9 +90,7 @@ def submit(api: SyncApi | AsyncApi, requests: list[Request]) -> Flow[Any]:
     raise AssertionError("the last attempt returns or raises")
 
 
-def _reconcile(
-    api: SyncApi | AsyncApi, count: int, started: datetime, reason: str
-) -> Flow[Any]:
+def _reconcile(api: SyncApi | AsyncApi, count: int, started: datetime, reason: str) -> Flow[Any]:
     for wait in _RECONCILE_WAITS:
         yield lambda wait=wait: api.sleep(wait)  # type: ignore[misc]
         try:

@@ -41,7 +41,9 @@ class BatchHandle:
         """Read what `to_dict` wrote. Raises ConfigurationError when it is something else."""
         batch_id = data.get("id")
         if not isinstance(batch_id, str) or not batch_id:
-            raise ConfigurationError("not a batch handle: `id` is missing; pass what to_dict() gave")
+            raise ConfigurationError(
+                "not a batch handle: `id` is missing; pass what to_dict() gave"
+            )
         carrier = data.get("carrier") or {}
         return cls(
             batch_id,

@@ -20,7 +20,9 @@ _REQUIRED = ("model", "max_tokens", "messages")
 Request = Mapping[str, Any]
 
 
-def validate_requests(requests: Iterable[Request], places: list[str] | None = None) -> list[Request]:
+def validate_requests(
+    requests: Iterable[Request], places: list[str] | None = None
+) -> list[Request]:
     """The requests as a list, or RequestsError that names the place and the fix.
 
     `places` says where each request stands, for instance "requests.jsonl, line 3".
@@ -78,9 +80,7 @@ def read_requests(path: str) -> list[Request]:
     try:
         data = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
     except OSError as error:
-        raise RequestsError(
-            f"{name}: cannot be read ({error.strerror}); check the path"
-        ) from error
+        raise RequestsError(f"{name}: cannot be read ({error.strerror}); check the path") from error
     requests: list[Request] = []
     places: list[str] = []
     for number, line in enumerate(data.splitlines(), 1):

@@ -105,7 +105,7 @@ class _Session:
 
 
 class _results_file:  # noqa: N801 - a context manager used as a function
-    """Opens the results file, or stdout, before anything is sent, so that a bad path costs nothing."""
+    """Where results go: a file, or stdout."""
 
     def __init__(self, path: str | None, *, as_json: bool) -> None:
         self._path = path

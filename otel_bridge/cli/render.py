@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as RichProgress
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class Progress:
-    """A batch's state as the API tells it; the bar is time, since there is no count before the end."""
+    """A batch's state as the API tells it: no request is counted before the batch's end."""
 
     def __init__(self, console: Console) -> None:
         self._bar = RichProgress(
@@ -40,7 +40,7 @@ class Progress:
         self._states: dict[str, str] = {}
         self._console = console
 
-    def __enter__(self) -> Progress:
+    def __enter__(self) -> Self:
         self._bar.start()
         return self
 
@@ -157,5 +157,3 @@ def print_summary(console: Console, summary: Summary) -> None:
         console.print(f"LangSmith {summary.run_url}", highlight=False, soft_wrap=True)
     for backend in summary.backends:
         console.print(f"{backend.name}: {backend.sent} {backend.unit} sent", highlight=False)
-
-

@@ -106,9 +106,11 @@ class LangSmithPropagator(TextMapPropagator):
         context = Context() if context is None else context
         header = getter.get(carrier, HEADER)
         project = getter.get(carrier, PROJECT_HEADER)
-        run = RunContext.from_dotted_order(header[0], project[0] if project else None) if (
-            header
-        ) else None
+        run = (
+            RunContext.from_dotted_order(header[0], project[0] if project else None)
+            if (header)
+            else None
+        )
         return otel_context.set_value(_KEY, run, context) if run else context
 
     def inject(

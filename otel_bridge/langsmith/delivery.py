@@ -268,9 +268,16 @@ class Delivery:
 
 
 def _is_transient(error: Exception) -> bool:
-    return any(f" {status} " in str(error) or f"'{status} " in str(error) for status in (
-        500, 502, 503, 504, 529,
-    ))
+    return any(
+        f" {status} " in str(error) or f"'{status} " in str(error)
+        for status in (
+            500,
+            502,
+            503,
+            504,
+            529,
+        )
+    )
 
 
 def _first_line(error: Exception) -> str:

@@ -40,13 +40,13 @@ class LangSmithSpanProcessor(SpanProcessor):
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
         try:
             self._start(span, parent_context)
-        except Exception as error:  # noqa: BLE001 - telemetry stays out of the way
+        except Exception as error:
             logger.debug("LangSmith mirror: %s", error, exc_info=True)
 
     def on_end(self, span: ReadableSpan) -> None:
         try:
             self._end(span)
-        except Exception as error:  # noqa: BLE001 - telemetry stays out of the way
+        except Exception as error:
             logger.debug("LangSmith mirror: %s", error, exc_info=True)
 
     def shutdown(self) -> None:
@@ -76,8 +76,9 @@ class LangSmithSpanProcessor(SpanProcessor):
         if not self._sampled(span) or not self._mirrors(span, attributes):
             return
         run = ancestry.get(span.context.span_id)
-        if run is None or run.span is not span and run.id != identity.run_id(
-            span.context.span_id, span.start_time or 0
+        if run is None or (
+            run.span is not span
+            and run.id != identity.run_id(span.context.span_id, span.start_time or 0)
         ):
             run = self._context(span, run or self._known_parent(span), attributes)
         run.span = None
@@ -176,9 +177,7 @@ class LangSmithSpanProcessor(SpanProcessor):
                 continue
             with self._lock:
                 self._posted.add(str(node.id))
-            self.delivery.submit(
-                Operation.of("post", runs.pending_run(span, node, self._project))
-            )
+            self.delivery.submit(Operation.of("post", runs.pending_run(span, node, self._project)))
 
 
 _providers: dict[int, LangSmithSpanProcessor] = {}

@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import wraps
-from typing import Any, Concatenate, ParamSpec
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from opentelemetry import context as otel_context
 from opentelemetry import metrics, trace
@@ -16,7 +16,7 @@ from opentelemetry.trace import SpanKind, Status, StatusCode
 from otel_bridge import content, identity, semconv
 from otel_bridge.config import Settings
 from otel_bridge.pricing import Cost, price
-from otel_bridge.telemetry.batch import MISSING, OUTCOMES, SUCCEEDED, UNKNOWN, BatchFacts, Outcome
+from otel_bridge.telemetry.batch import MISSING, OUTCOMES, SUCCEEDED, BatchFacts, Outcome
 from otel_bridge.telemetry.metrics import BatchMetrics
 from otel_bridge.telemetry.pacing import Pacer
 from otel_bridge.telemetry.selection import Selection
@@ -27,6 +27,7 @@ from otel_bridge.version import __version__
 logger = logging.getLogger(__name__)
 
 P = ParamSpec("P")
+S = TypeVar("S", bound="_Guarded")
 Params = Mapping[str, Any]
 
 
@@ -37,17 +38,17 @@ class _Guarded:
 
 
 def guarded(
-    method: Callable[Concatenate[Any, P], None],
-) -> Callable[Concatenate[Any, P], None]:
+    method: Callable[Concatenate[S, P], None],
+) -> Callable[Concatenate[S, P], None]:
     """Keep a fault of telemetry out of the caller's way: one warning, then silence."""
 
     @wraps(method)
-    def call(self: _Guarded, *args: P.args, **kwargs: P.kwargs) -> None:
+    def call(self: S, *args: P.args, **kwargs: P.kwargs) -> None:
         if self.broken:
             return
         try:
             method(self, *args, **kwargs)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the batch goes on
+        except Exception as error:
             self.broken = True
             logger.warning("Telemetry of this batch stops: %s: %s", type(error).__name__, error)
             logger.debug("Telemetry fault", exc_info=True)
@@ -68,7 +69,7 @@ class _Request:
 @dataclass(slots=True)
 class _Sum:
     count: int = 0
-    usage: TokenUsage = TokenUsage()
+    usage: TokenUsage = field(default_factory=TokenUsage)
     cost: Cost | None = None
 
     def add(self, usage: TokenUsage, cost: Cost | None) -> None:
@@ -359,30 +360,18 @@ _REQUEST_FIELDS = (
 def _request_attributes(params: Params | None) -> dict[str, Any]:
     if not params:
         return {}
-    return {
-        name: params[field] for name, field in _REQUEST_FIELDS if params.get(field) is not None
-    }
+    return {name: params[field] for name, field in _REQUEST_FIELDS if params.get(field) is not None}
 
 
 def _response_attributes(outcome: Outcome) -> dict[str, Any]:
-    attributes: dict[str, Any] = {}
-    if outcome.error_type:
-        attributes[semconv.ERROR_TYPE] = outcome.error_type
-    if outcome.request_id:
-        attributes[semconv.ANTHROPIC_REQUEST_ID] = outcome.request_id
-    message = outcome.message
-    if message is not None:
-        tier = (message.get("usage") or {}).get("service_tier")
-        for name, value in (
-            (semconv.GEN_AI_RESPONSE_ID, message.get("id")),
-            (semconv.GEN_AI_RESPONSE_MODEL, message.get("model")),
-            (semconv.GEN_AI_RESPONSE_FINISH_REASONS, content.finish_reasons(message)),
-            (semconv.ANTHROPIC_STOP_REASON, message.get("stop_reason")),
-            (semconv.ANTHROPIC_RESPONSE_SERVICE_TIER, tier),
-        ):
-            if value:
-                attributes[name] = value
-    return attributes
-
-
-__all__ = ["UNKNOWN", "BatchRecorder", "BatchRecording"]
+    message = outcome.message or {}
+    values = {
+        semconv.ERROR_TYPE: outcome.error_type,
+        semconv.ANTHROPIC_REQUEST_ID: outcome.request_id,
+        semconv.GEN_AI_RESPONSE_ID: message.get("id"),
+        semconv.GEN_AI_RESPONSE_MODEL: message.get("model"),
+        semconv.GEN_AI_RESPONSE_FINISH_REASONS: content.finish_reasons(message),
+        semconv.ANTHROPIC_STOP_REASON: message.get("stop_reason"),
+        semconv.ANTHROPIC_RESPONSE_SERVICE_TIER: (message.get("usage") or {}).get("service_tier"),
+    }
+    return {name: value for name, value in values.items() if value}

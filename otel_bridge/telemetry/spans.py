@@ -16,7 +16,7 @@ _chosen: ContextVar[tuple[int, int] | None] = ContextVar("otel_bridge_chosen_ids
 
 
 class ChosenIdGenerator(IdGenerator):
-    """Gives the ids chosen for the span that is being started, else those of the former generator."""
+    """Gives the ids chosen for the span being started, else the former generator's."""
 
     def __init__(self, fallback: IdGenerator) -> None:
         self.fallback = fallback

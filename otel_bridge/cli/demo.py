@@ -1,0 +1,275 @@
+"""The demo: a batch against an embedded API, its telemetry against embedded backends."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import click
+import orjson
+from opentelemetry import trace
+from rich.console import Console
+from rich.table import Table
+from rich.tree import Tree
+
+from otel_bridge import semconv
+from otel_bridge.batches import BatchExecutor
+from otel_bridge.cli import render
+from otel_bridge.cli.telemetry import Telemetry
+from otel_bridge.config import VARIABLES, Settings
+from otel_bridge.pricing import price
+from otel_bridge.simulator import LangSmithCapture, MessageBatchesServer, OtlpCapture
+from otel_bridge.usage import TokenUsage
+
+MODELS = ("claude-sonnet-4-5-20250929", "claude-haiku-4-5-20251001")
+CHILDREN_SHOWN = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One figure as the API and each backend tell it."""
+
+    name: str
+    api: float
+    spans: float
+    metrics: float | None
+    runs: float
+
+    @property
+    def agrees(self) -> bool:
+        """Tokens and counts to the unit, cost to a billionth of a dollar."""
+        others = [figure for figure in (self.spans, self.metrics, self.runs) if figure is not None]
+        return all(math.isclose(self.api, other, rel_tol=0, abs_tol=1e-9) for other in others)
+
+
+def _requests(count: int) -> list[dict[str, Any]]:
+    return [
+        {
+            "custom_id": f"paper-{number:05d}",
+            "params": {
+                "model": MODELS[number % 3 == 0],
+                "max_tokens": 500,
+                "messages": [{"role": "user", "content": f"Score the relevance of {number}."}],
+            },
+        }
+        for number in range(count)
+    ]
+
+
+def run_demo(count: int, seconds: float, *, as_json: bool) -> bool:
+    """Run the demo; True when every figure agrees in every backend."""
+    console = Console(stderr=as_json)
+    with (
+        MessageBatchesServer(batch_seconds=seconds) as api,
+        OtlpCapture() as otlp,
+        LangSmithCapture() as langsmith,
+    ):
+        _point_environment_at(api.url, otlp.url, langsmith.url)
+        settings = Settings.from_env(strict=True)
+        telemetry = Telemetry(settings).set_up()
+        progress = render.Progress(console)
+        executor = BatchExecutor(settings=settings, on_progress=progress.update)
+        tracer = trace.get_tracer("otel_bridge.demo")
+        with progress, tracer.start_as_current_span("nightly-review"):
+            results = executor.run(_requests(count))
+        reports = telemetry.finish()
+        batch_id = results.batch_ids[0]
+        rows = _compare(api.truth(batch_id), api.results(batch_id), otlp, langsmith)
+        summary = render.Summary.of([executor.recordings[batch_id]], [batch_id], reports, None)
+        agreed = all(row.agrees for row in rows) and not langsmith.refusals
+        if as_json:
+            figures = [
+                {
+                    "name": row.name,
+                    "api": row.api,
+                    "otlp_spans": row.spans,
+                    "otlp_metrics": row.metrics,
+                    "langsmith_runs": row.runs,
+                    "agrees": row.agrees,
+                }
+                for row in rows
+            ]
+            click.echo(orjson.dumps({**summary.to_dict(), "figures": figures, "agreed": agreed}))
+        else:
+            console.print(_tree(otlp))
+            console.print(_table(rows))
+            for report in reports:
+                console.print(f"{report.name}: {report.sent} {report.unit} received")
+    return agreed
+
+
+def _point_environment_at(api: str, otlp: str, langsmith: str) -> None:
+    for name in list(os.environ):
+        if name.startswith(("OTEL_", "LANGSMITH_", "LANGCHAIN_")) or name in {
+            variable.name for variable in VARIABLES
+        }:
+            del os.environ[name]
+    os.environ |= {
+        "ANTHROPIC_API_KEY": "demo",
+        "ANTHROPIC_BASE_URL": api,
+        "NO_PROXY": "127.0.0.1",
+        "no_proxy": "127.0.0.1",
+        "OTEL_EXPORTER_OTLP_ENDPOINT": otlp,
+        "OTEL_SERVICE_NAME": "otel-bridge-demo",
+        "LANGSMITH_TRACING": "true",
+        "LANGSMITH_ENDPOINT": langsmith,
+        "LANGSMITH_API_KEY": "demo",
+        "LANGSMITH_PROJECT": "demo",
+        "OTEL_BRIDGE_POLL_INTERVAL": "0.5",
+        "OTEL_BRIDGE_POLL_MAX_INTERVAL": "1",
+    }
+
+
+_TOKENS = (
+    ("input tokens", semconv.GEN_AI_USAGE_INPUT_TOKENS, semconv.METRIC_USAGE_INPUT),
+    ("output tokens", semconv.GEN_AI_USAGE_OUTPUT_TOKENS, semconv.METRIC_USAGE_OUTPUT),
+    ("cache read", semconv.GEN_AI_USAGE_CACHE_READ_INPUT_TOKENS, semconv.METRIC_USAGE_CACHE_READ),
+    (
+        "cache write",
+        semconv.GEN_AI_USAGE_CACHE_WRITE_INPUT_TOKENS,
+        semconv.METRIC_USAGE_CACHE_WRITE,
+    ),
+    ("cache write, 5 m", semconv.ANTHROPIC_USAGE_EPHEMERAL_5M, None),
+    ("cache write, 1 h", semconv.ANTHROPIC_USAGE_EPHEMERAL_1H, None),
+    ("thinking", semconv.GEN_AI_USAGE_REASONING_OUTPUT_TOKENS, semconv.METRIC_USAGE_REASONING),
+)
+
+
+def _compare(
+    truth: Mapping[str, Any], lines: list[dict[str, Any]], otlp: Any, langsmith: Any
+) -> list[Row]:
+    chats = [
+        span
+        for span in otlp.unique_spans()
+        if span.attributes.get(semconv.GEN_AI_OPERATION_NAME) == "chat"
+    ]
+    runs = [run for run in langsmith.runs.values() if run["run_type"] == "llm"]
+    tokens = {
+        "input tokens": truth["input_tokens"]
+        + truth["cache_read_input_tokens"]
+        + truth["cache_creation_input_tokens"],
+        "output tokens": truth["output_tokens"],
+        "cache read": truth["cache_read_input_tokens"],
+        "cache write": truth["cache_creation_input_tokens"],
+        "cache write, 5 m": truth["ephemeral_5m_input_tokens"],
+        "cache write, 1 h": truth["ephemeral_1h_input_tokens"],
+        "thinking": truth["thinking_tokens"],
+    }
+    totals = langsmith.usage_totals()
+    mirrored = {
+        "input tokens": totals["input_tokens"],
+        "output tokens": totals["output_tokens"],
+        "cache read": totals["cache_read"],
+        "cache write": totals["cache_creation"]
+        + totals["ephemeral_5m_input_tokens"]
+        + totals["ephemeral_1h_input_tokens"],
+        "cache write, 5 m": totals["ephemeral_5m_input_tokens"],
+        "cache write, 1 h": totals["ephemeral_1h_input_tokens"],
+        "thinking": totals["reasoning"],
+    }
+    rows = [
+        Row(
+            name,
+            tokens[name],
+            sum(span.attributes.get(attribute, 0) for span in chats),
+            otlp.metric_sum(metric) if metric else None,
+            mirrored[name],
+        )
+        for name, attribute, metric in _TOKENS
+    ]
+    rows.append(
+        Row(
+            "cost in USD",
+            math.fsum(_cost(line) for line in lines),
+            math.fsum(span.attributes.get(semconv.GEN_AI_USAGE_COST, 0) for span in chats),
+            otlp.metric_sum(semconv.METRIC_COST),
+            float(totals["total_cost"]),
+        )
+    )
+    rows += [
+        _outcome_row(outcome, truth, otlp, chats, runs)
+        for outcome in ("succeeded", "errored", "canceled", "expired")
+    ]
+    return rows
+
+
+def _outcome_row(outcome: str, truth: Any, otlp: Any, chats: Any, runs: Any) -> Row:
+    def count(carriers: Any, attributes: Callable[[Any], Mapping[str, Any]]) -> int:
+        return sum(
+            attributes(each).get(semconv.BATCH_ROLLUP, 1)
+            for each in carriers
+            if attributes(each).get(semconv.BATCH_OUTCOME) == outcome
+        )
+
+    return Row(
+        outcome,
+        truth[outcome],
+        count(chats, lambda span: span.attributes),
+        otlp.metric_sum(semconv.METRIC_BATCH_REQUESTS, **{semconv.BATCH_OUTCOME: outcome}),
+        count(runs, lambda run: run["extra"]["metadata"]),
+    )
+
+
+def _cost(line: Mapping[str, Any]) -> float:
+    message = line["result"].get("message")
+    cost = price(TokenUsage.from_api(message["usage"]), message["model"]) if message else None
+    return cost.total_cost if cost else 0.0
+
+
+def _tree(otlp: Any) -> Tree:
+    spans = sorted(otlp.unique_spans(), key=lambda span: (span.start_ns, span.name))
+    children: dict[str, list[Any]] = {}
+    ids = {span.span_id for span in spans}
+    for span in spans:
+        parent = span.parent_span_id if span.parent_span_id in ids else ""
+        children.setdefault(parent, []).append(span)
+    root = Tree("[bold]trace[/bold]")
+
+    def add(node: Tree, parent: str) -> None:
+        found = children.get(parent, [])
+        failed_first = sorted(found, key=lambda span: span.status_code != 2)
+        for span in failed_first[:CHILDREN_SHOWN]:
+            add(node.add(_label(span)), span.span_id)
+        if len(found) > CHILDREN_SHOWN:
+            node.add(f"[dim]… and {len(found) - CHILDREN_SHOWN} more[/dim]")
+
+    add(root, "")
+    return root
+
+
+def _label(span: Any) -> str:
+    attributes = span.attributes
+    usage = TokenUsage.from_attributes(attributes)
+    cost = attributes.get(semconv.GEN_AI_USAGE_COST, attributes.get(semconv.BATCH_COST))
+    if attributes.get(semconv.GEN_AI_OPERATION_NAME) == "batch":
+        usage = TokenUsage.from_batch_attributes(attributes)
+    mark = f"[red]✗ {attributes.get(semconv.ERROR_TYPE, 'error')}[/red]"
+    parts = [span.name, attributes.get(semconv.BATCH_CUSTOM_ID, "")]
+    parts.append(mark if span.status_code == 2 else "[green]✓[/green]")
+    if usage:
+        parts.append(f"[dim]{usage.total_input_tokens:,} in, {usage.output_tokens:,} out[/dim]")
+    if cost is not None:
+        parts.append(f"[dim]${cost:.6f}[/dim]")
+    return "  ".join(part for part in parts if part)
+
+
+def _table(rows: list[Row]) -> Table:
+    table = Table(title="One truth in every backend", title_justify="left")
+    table.add_column("")
+    for name in ("API", "OTLP spans", "OTLP metrics", "LangSmith"):
+        table.add_column(name, justify="right")
+    table.add_column("")
+    for row in rows:
+        form = "{:.6f}" if row.name.startswith("cost") else "{:,.0f}"
+        table.add_row(
+            row.name,
+            *(
+                "" if figure is None else form.format(figure)
+                for figure in (row.api, row.spans, row.metrics, row.runs)
+            ),
+            "[green]✓[/green]" if row.agrees else "[red]✗[/red]",
+        )
+    return table
