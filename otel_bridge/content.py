@@ -1,0 +1,243 @@
+"""Prompts and answers in the GenAI conventions' form and in LangSmith's; kept off spans by default."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from otel_bridge import semconv
+
+Json = dict[str, Any]
+
+_FINISH_REASONS = {
+    "end_turn": "stop",
+    "stop_sequence": "stop",
+    "pause_turn": "stop",
+    "max_tokens": "length",
+    "tool_use": "tool_call",
+    "refusal": "content_filter",
+}
+
+
+def _plain(value: Any) -> Any:
+    dump = getattr(value, "model_dump", None)
+    return dump(mode="json") if callable(dump) else str(value)
+
+
+def _dumps(value: Any) -> str:
+    return orjson.dumps(value, default=_plain, option=orjson.OPT_NON_STR_KEYS).decode()
+
+
+def _blocks(content: Any) -> Iterable[Any]:
+    if isinstance(content, str):
+        return [{"type": "text", "text": content}]
+    if isinstance(content, (list, tuple)):
+        return [block if isinstance(block, Mapping) else _decoded(block) for block in content]
+    return [] if content is None else [_decoded(content)]
+
+
+def _decoded(value: Any) -> Mapping[str, Any]:
+    plain = value if isinstance(value, Mapping) else _plain(value)
+    return plain if isinstance(plain, Mapping) else {"type": "text", "text": str(plain)}
+
+
+def _part(block: Mapping[str, Any]) -> Json:
+    kind = block.get("type")
+    if kind == "text":
+        return {"type": "text", "content": block.get("text", "")}
+    if kind in ("thinking", "redacted_thinking"):
+        return {"type": "reasoning", "content": block.get("thinking", "")}
+    if kind in ("tool_use", "server_tool_use", "mcp_tool_use"):
+        return {
+            "type": "tool_call",
+            "id": block.get("id"),
+            "name": block.get("name"),
+            "arguments": block.get("input"),
+        }
+    if isinstance(kind, str) and kind.endswith("tool_result"):
+        return {
+            "type": "tool_call_response",
+            "id": block.get("tool_use_id"),
+            "response": block.get("content"),
+        }
+    source = block.get("source")
+    if isinstance(source, Mapping):
+        return _media(str(kind), source)
+    return dict(block)
+
+
+def _media(kind: str, source: Mapping[str, Any]) -> Json:
+    modality = {"image": "image"}.get(kind, "document")
+    if source.get("type") == "url":
+        return {"type": "uri", "modality": modality, "uri": source.get("url")}
+    if source.get("type") == "file":
+        return {"type": "file", "modality": modality, "file_id": source.get("file_id")}
+    return {
+        "type": "blob",
+        "modality": modality,
+        "mime_type": source.get("media_type"),
+        "content": source.get("data"),
+    }
+
+
+def input_messages(params: Mapping[str, Any]) -> str:
+    """`gen_ai.input.messages` of a request's parameters, as JSON."""
+    messages = params.get("messages") or []
+    return _dumps(
+        [
+            {
+                "role": message.get("role"),
+                "parts": [_part(block) for block in _blocks(message.get("content"))],
+            }
+            for message in map(_decoded, messages)
+        ]
+    )
+
+
+def output_messages(message: Mapping[str, Any]) -> str:
+    """`gen_ai.output.messages` of an answer, as JSON."""
+    reasons = finish_reasons(message)
+    return _dumps(
+        [
+            {
+                "role": message.get("role", "assistant"),
+                "parts": [_part(block) for block in _blocks(message.get("content"))],
+                "finish_reason": reasons[0] if reasons else "stop",
+            }
+        ]
+    )
+
+
+def system_instructions(params: Mapping[str, Any]) -> str | None:
+    """`gen_ai.system_instructions` of a request's parameters, as JSON; None without any."""
+    system = params.get("system")
+    return _dumps([_part(block) for block in _blocks(system)]) if system else None
+
+
+def finish_reasons(message: Mapping[str, Any]) -> list[str]:
+    """`gen_ai.response.finish_reasons` of an answer."""
+    reason = message.get("stop_reason")
+    return [_FINISH_REASONS.get(reason, reason)] if isinstance(reason, str) else []
+
+
+def span_content(
+    params: Mapping[str, Any] | None, message: Mapping[str, Any] | None
+) -> dict[str, str]:
+    """The content attributes of a span, as far as they are known."""
+    attributes: dict[str, str] = {}
+    if params:
+        attributes[semconv.GEN_AI_INPUT_MESSAGES] = input_messages(params)
+        if instructions := system_instructions(params):
+            attributes[semconv.GEN_AI_SYSTEM_INSTRUCTIONS] = instructions
+    if message:
+        attributes[semconv.GEN_AI_OUTPUT_MESSAGES] = output_messages(message)
+    return attributes
+
+
+def langsmith_inputs(params: Mapping[str, Any]) -> Json:
+    """Inputs of a run as `wrap_anthropic` makes them: `system` is the first message."""
+    inputs: Json = {key: value for key, value in params.items() if key != "system"}
+    if system := params.get("system"):
+        inputs["messages"] = [
+            {"role": "system", "content": system},
+            *(params.get("messages") or []),
+        ]
+    return _jsonable(inputs)
+
+
+def langsmith_outputs(message: Mapping[str, Any]) -> Json:
+    """Outputs of a run as `wrap_anthropic` makes them: the message, tool calls in OpenAI's shape."""
+    outputs: Json = {k: v for k, v in message.items() if k not in ("usage", "type")}
+    blocks = list(_blocks(message.get("content")))
+    calls = [block for block in blocks if block.get("type") == "tool_use"]
+    if calls:
+        outputs["content"] = "".join(
+            block.get("text", "") for block in blocks if block.get("type") == "text"
+        )
+        outputs["tool_calls"] = [
+            {
+                "id": call.get("id"),
+                "type": "function",
+                "index": index,
+                "function": {"name": call.get("name"), "arguments": _dumps(call.get("input"))},
+            }
+            for index, call in enumerate(calls)
+        ]
+    return _jsonable(outputs)
+
+
+def _jsonable(value: Json) -> Json:
+    loaded: Json = orjson.loads(_dumps(value))
+    return loaded
+
+
+def langsmith_inputs_from_attributes(attributes: Mapping[str, Any]) -> Json | None:
+    """Inputs of a run from the content attributes of a span."""
+    messages = _messages(attributes.get(semconv.GEN_AI_INPUT_MESSAGES))
+    system = _loads(attributes.get(semconv.GEN_AI_SYSTEM_INSTRUCTIONS))
+    if system:
+        messages = [{"role": "system", "content": system}, *(messages or [])]
+    return {"messages": messages} if messages else None
+
+
+def langsmith_outputs_from_attributes(attributes: Mapping[str, Any]) -> Json | None:
+    """Outputs of a run from the content attributes of a span."""
+    messages = _messages(attributes.get(semconv.GEN_AI_OUTPUT_MESSAGES))
+    return {"messages": messages} if messages else None
+
+
+def _messages(text: Any) -> list[Json] | None:
+    loaded = _loads(text)
+    if not isinstance(loaded, list):
+        return None
+    return [
+        {"role": message.get("role"), "content": message.get("parts", message.get("content"))}
+        for message in loaded
+        if isinstance(message, dict)
+    ]
+
+
+def _loads(text: Any) -> Any:
+    if not isinstance(text, str):
+        return None
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """Inputs and outputs of one run."""
+
+    inputs: Json | None
+    outputs: Json | None
+
+
+class ContentStore:
+    """Content that only LangSmith may see, beside the spans; bounded, the oldest goes first."""
+
+    def __init__(self, size: int = 20_000) -> None:
+        self._contents: OrderedDict[int, Content] = OrderedDict()
+        self._size = size
+        self._lock = threading.Lock()
+
+    def put(self, span_id: int, inputs: Json | None, outputs: Json | None) -> None:
+        """Keep content until the mirror takes it."""
+        with self._lock:
+            self._contents[span_id] = Content(inputs, outputs)
+            if len(self._contents) > self._size:
+                self._contents.popitem(last=False)
+
+    def take(self, span_id: int) -> Content | None:
+        """Give content out, once."""
+        with self._lock:
+            return self._contents.pop(span_id, None)
+
+
+pending = ContentStore()
