@@ -1,4 +1,4 @@
-"""Prompts and answers in the GenAI conventions' form and in LangSmith's; kept off spans by default."""
+"""Prompts and answers in the GenAI conventions' form and in LangSmith's."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ def langsmith_inputs(params: Mapping[str, Any]) -> Json:
 
 
 def langsmith_outputs(message: Mapping[str, Any]) -> Json:
-    """Outputs of a run as `wrap_anthropic` makes them: the message, tool calls in OpenAI's shape."""
+    """Outputs of a run as `wrap_anthropic` makes them: tool calls in OpenAI's shape."""
     outputs: Json = {k: v for k, v in message.items() if k not in ("usage", "type")}
     blocks = list(_blocks(message.get("content")))
     calls = [block for block in blocks if block.get("type") == "tool_use"]

@@ -43,7 +43,7 @@ def guarded(
     """Keep a fault of telemetry out of the caller's way: one warning, then silence."""
 
     @wraps(method)
-    def call(self: S, *args: P.args, **kwargs: P.kwargs) -> None:
+    def call(self: S, /, *args: P.args, **kwargs: P.kwargs) -> None:
         if self.broken:
             return
         try:
@@ -217,7 +217,7 @@ class BatchRecording(_Guarded):
         if outcome.message is not None:
             tier = (outcome.message.get("usage") or {}).get("service_tier") or "batch"
             cost = price(outcome.usage, model, tier=tier, at=self._batch.created_at)
-            self._recorder.metrics.request(outcome.usage, cost and cost.total_cost, model)
+            self._recorder.metrics.request(outcome.usage, cost.total_cost if cost else None, model)
             known = self._usage_by_model.get(model)
             self._usage_by_model[model] = known + outcome.usage if known else outcome.usage
         self._outcomes[outcome.kind, outcome.error_type] += 1
