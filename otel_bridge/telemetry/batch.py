@@ -52,7 +52,7 @@ class BatchFacts:
             created_at=_parse(batch.created_at) or datetime.now(UTC),
             ended_at=_parse(batch.ended_at),
             expires_at=_parse(batch.expires_at),
-            counts={name: getattr(counts, name) for name in ("processing", *OUTCOMES)},
+            counts={name: getattr(counts, name, None) or 0 for name in ("processing", *OUTCOMES)},
         )
 
     @property

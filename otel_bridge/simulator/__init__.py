@@ -1,0 +1,21 @@
+"""An embedded Message Batches API and embedded backends, on loopback.
+
+For the demo and for tests. The servers speak the real protocols and refuse what the real services
+refuse, as far as it is documented or was observed.
+"""
+
+from otel_bridge.simulator.api import MessageBatchesServer
+from otel_bridge.simulator.langsmith import LangSmithCapture
+from otel_bridge.simulator.otlp import CapturedSpan, MetricPoint, OtlpCapture
+from otel_bridge.simulator.server import LoopbackServer, Request, Response
+
+__all__ = [
+    "CapturedSpan",
+    "LangSmithCapture",
+    "LoopbackServer",
+    "MessageBatchesServer",
+    "MetricPoint",
+    "OtlpCapture",
+    "Request",
+    "Response",
+]

@@ -1,0 +1,311 @@
+"""The Message Batches API on loopback.
+
+Source: https://docs.anthropic.com/en/api/creating-message-batches and its neighbours.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import orjson
+
+from otel_bridge.simulator.answers import OUTCOMES, result_of, truth_of
+from otel_bridge.simulator.server import LoopbackServer, Request, Response
+
+PATH = "/v1/messages/batches"
+MAX_REQUESTS = 100_000
+MAX_BYTES = 256_000_000
+_LIFE = timedelta(hours=24)
+_CANCELING = timedelta(seconds=0.2)
+_LINES_PER_CHUNK = 200
+_CUSTOM_ID = re.compile(r"[a-zA-Z0-9_-]{1,64}")
+_ERROR_TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    500: "api_error",
+    529: "overloaded_error",
+}
+
+Responder = Callable[[Mapping[str, Any], dict[str, Any]], dict[str, Any]]
+
+
+@dataclass(slots=True)
+class _Batch:
+    id: str
+    requests: Sequence[Mapping[str, Any]]
+    created_at: datetime
+    ends_at: datetime
+    cancel_initiated_at: datetime | None = None
+    finished_before_cancel: float = 1.0
+    results: list[dict[str, Any]] | None = field(default=None, repr=False)
+
+    @property
+    def ended(self) -> bool:
+        return datetime.now(UTC) >= self.ends_at
+
+    @property
+    def status(self) -> str:
+        if self.ended:
+            return "ended"
+        return "canceling" if self.cancel_initiated_at else "in_progress"
+
+
+class _RefusedError(Exception):
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class MessageBatchesServer(LoopbackServer):
+    """Message Batches on loopback; a batch ends `batch_seconds` after its creation.
+
+    Results are a function of `seed` and custom ids; `responder` may change each one: it gets the
+    request and its result. `latency` in seconds comes before every answer.
+    """
+
+    def __init__(
+        self,
+        *,
+        batch_seconds: float = 0.0,
+        seed: int = 0,
+        latency: float = 0.0,
+        api_key: str | None = None,
+        responder: Responder | None = None,
+    ) -> None:
+        super().__init__(latency=latency)
+        self._seconds = batch_seconds
+        self._seed = seed
+        self._api_key = api_key
+        self._responder = responder
+        self._batches: dict[str, _Batch] = {}
+        self._dice = random.Random()
+
+    @property
+    def batch_ids(self) -> list[str]:
+        """Ids of all batches, the oldest first."""
+        return list(self._batches)
+
+    def add_batch(
+        self,
+        requests: Sequence[Mapping[str, Any]],
+        *,
+        batch_id: str | None = None,
+        created_at: datetime | None = None,
+        seconds: float | None = None,
+    ) -> str:
+        """Have a batch that no client created here; returns its id."""
+        created = created_at or datetime.now(UTC)
+        batch_id = batch_id or f"msgbatch_{self._dice.getrandbits(96):024x}"
+        life = timedelta(seconds=self._seconds if seconds is None else seconds)
+        self._batches[batch_id] = _Batch(batch_id, requests, created, created + life)
+        return batch_id
+
+    def end(self, batch_id: str) -> None:
+        """End a batch now."""
+        batch = self._batches[batch_id]
+        batch.ends_at = min(batch.ends_at, datetime.now(UTC))
+
+    def results(self, batch_id: str) -> list[dict[str, Any]]:
+        """The lines of a batch's results, shuffled as the API gives them."""
+        batch = self._batches[batch_id]
+        with self._lock:
+            if batch.results is None:
+                batch.results = [self._result(batch, request) for request in batch.requests]
+                random.Random(batch_id).shuffle(batch.results)
+            return batch.results
+
+    def replace_results(self, batch_id: str, lines: list[dict[str, Any]]) -> None:
+        """Have the API give other lines: repeats, strangers, unknown types, fewer."""
+        self._batches[batch_id].results = lines
+
+    def truth(self, batch_id: str) -> dict[str, int]:
+        """Requests by outcome and tokens by type, named as in the API's usage."""
+        return truth_of(self.results(batch_id))
+
+    def answer(self, request: Request) -> Response:
+        request_id = f"req_{self._dice.getrandbits(96):024x}"
+        try:
+            self._authenticate(request)
+            response = self._route(request)
+        except _RefusedError as error:
+            response = self._refusal(error.status, str(error), request_id)
+        return Response(
+            response.status, response.body, {"request-id": request_id, **response.headers}
+        )
+
+    def error(self, status: int) -> Response:
+        return self._refusal(status, f"simulated {status}", "req_simulated")
+
+    def _refusal(self, status: int, message: str, request_id: str) -> Response:
+        kind = _ERROR_TYPES.get(status, "api_error")
+        envelope = {
+            "type": "error",
+            "error": {"type": kind, "message": message},
+            "request_id": request_id,
+        }
+        return Response.of_json(envelope, status)
+
+    def _authenticate(self, request: Request) -> None:
+        key = request.headers.get("x-api-key") or request.headers.get("authorization")
+        if not key or (self._api_key and self._api_key not in key):
+            raise _RefusedError(401, "invalid x-api-key")
+        if "anthropic-version" not in request.headers:
+            raise _RefusedError(400, "anthropic-version: header is required")
+
+    def _route(self, request: Request) -> Response:
+        if not request.path.startswith(PATH):
+            raise _RefusedError(404, f"Not found: {request.path}")
+        parts = request.path.removeprefix(PATH).strip("/").split("/")
+        match request.method, parts:
+            case "POST", [""]:
+                return self._create(request)
+            case "GET", [""]:
+                return self._list(request.query)
+            case "GET", [batch_id]:
+                return Response.of_json(self._describe(self._known(batch_id)))
+            case "POST", [batch_id, "cancel"]:
+                return self._cancel(self._known(batch_id))
+            case "DELETE", [batch_id]:
+                return self._delete(self._known(batch_id))
+            case "GET", [batch_id, "results"]:
+                return self._results(self._known(batch_id))
+        raise _RefusedError(404, f"Not found: {request.method} {request.path}")
+
+    def _known(self, batch_id: str) -> _Batch:
+        batch = self._batches.get(batch_id)
+        if batch is None:
+            raise _RefusedError(404, f"No such message batch: {batch_id}")
+        return batch
+
+    def _create(self, request: Request) -> Response:
+        if len(request.body) > MAX_BYTES:
+            raise _RefusedError(413, "Request exceeds the maximum size of 256 MB")
+        try:
+            requests = request.json()["requests"]
+        except (ValueError, KeyError, TypeError):
+            raise _RefusedError(400, "requests: Field required") from None
+        _check(requests)
+        return Response.of_json(self._describe(self._batches[self.add_batch(requests)]))
+
+    def _list(self, query: Mapping[str, str]) -> Response:
+        newest = list(reversed(self._batches))
+        if "after_id" in query and query["after_id"] in newest:
+            newest = newest[newest.index(query["after_id"]) + 1 :]
+        if "before_id" in query and query["before_id"] in newest:
+            newest = newest[: newest.index(query["before_id"])]
+        limit = int(query.get("limit", 20))
+        page = newest[:limit]
+        return Response.of_json(
+            {
+                "data": [self._describe(self._batches[batch_id]) for batch_id in page],
+                "has_more": len(newest) > limit,
+                "first_id": page[0] if page else None,
+                "last_id": page[-1] if page else None,
+            }
+        )
+
+    def _cancel(self, batch: _Batch) -> Response:
+        if batch.ended:
+            raise _RefusedError(400, "Message Batch has already ended")
+        if batch.cancel_initiated_at is None:
+            now = datetime.now(UTC)
+            batch.cancel_initiated_at = now
+            batch.finished_before_cancel = (now - batch.created_at) / (
+                batch.ends_at - batch.created_at
+            )
+            batch.ends_at = min(batch.ends_at, now + _CANCELING)
+        return Response.of_json(self._describe(batch))
+
+    def _delete(self, batch: _Batch) -> Response:
+        if not batch.ended:
+            raise _RefusedError(400, "Message Batches can only be deleted once they have ended")
+        del self._batches[batch.id]
+        return Response.of_json({"id": batch.id, "type": "message_batch_deleted"})
+
+    def _results(self, batch: _Batch) -> Response:
+        if not batch.ended:
+            raise _RefusedError(404, f"Message Batch {batch.id} has no results yet")
+        return Response(
+            200, _streamed(self.results(batch.id)), {"content-type": "application/x-jsonl"}
+        )
+
+    def _result(self, batch: _Batch, request: Mapping[str, Any]) -> dict[str, Any]:
+        custom_id = request["custom_id"]
+        result = result_of(custom_id, request["params"], self._seed)
+        finished = random.Random(f"{batch.id} {custom_id}").random()
+        if batch.cancel_initiated_at and finished >= batch.finished_before_cancel:
+            result = {"type": "canceled"}
+        if self._responder is not None:
+            result = self._responder(request, result)
+        return {"custom_id": custom_id, "result": result}
+
+    def _describe(self, batch: _Batch) -> dict[str, Any]:
+        counts = dict.fromkeys(("processing", *OUTCOMES), 0)
+        if batch.ended:
+            kinds = Counter(line["result"]["type"] for line in self.results(batch.id))
+            counts |= {kind: kinds[kind] for kind in OUTCOMES}
+            # What no line tells of, or one of a type the API never documented, did succeed.
+            counts["succeeded"] += max(len(batch.requests) - sum(counts.values()), 0)
+        else:
+            counts["processing"] = len(batch.requests)
+        return {
+            "id": batch.id,
+            "type": "message_batch",
+            "processing_status": batch.status,
+            "request_counts": counts,
+            "created_at": _timestamp(batch.created_at),
+            "ended_at": _timestamp(batch.ends_at) if batch.ended else None,
+            "expires_at": _timestamp(batch.created_at + _LIFE),
+            "archived_at": None,
+            "cancel_initiated_at": _timestamp(batch.cancel_initiated_at),
+            "results_url": f"{self.url}{PATH}/{batch.id}/results" if batch.ended else None,
+        }
+
+
+def _check(requests: Any) -> None:
+    if not isinstance(requests, list) or not requests:
+        raise _RefusedError(400, "requests: List should have at least 1 item")
+    if len(requests) > MAX_REQUESTS:
+        raise _RefusedError(400, f"requests: List should have at most {MAX_REQUESTS} items")
+    seen = set()
+    for index, request in enumerate(requests):
+        if not isinstance(request, Mapping):
+            raise _RefusedError(400, f"requests.{index}: Input should be an object")
+        custom_id = request.get("custom_id")
+        if custom_id is None:
+            raise _RefusedError(400, f"requests.{index}.custom_id: Field required")
+        if not isinstance(custom_id, str) or not _CUSTOM_ID.fullmatch(custom_id):
+            raise _RefusedError(
+                400,
+                f"requests.{index}.custom_id: String should match pattern "
+                "'^[a-zA-Z0-9_-]{1,64}$'",
+            )
+        if custom_id in seen:
+            raise _RefusedError(400, f"requests: Duplicate custom_id found: {custom_id}")
+        if not isinstance(request.get("params"), Mapping):
+            raise _RefusedError(400, f"requests.{index}.params: Field required")
+        seen.add(custom_id)
+
+
+def _streamed(lines: Sequence[dict[str, Any]]) -> Iterable[bytes]:
+    def chunks() -> Iterator[bytes]:
+        for start in range(0, len(lines), _LINES_PER_CHUNK):
+            yield b"".join(
+                orjson.dumps(line) + b"\n" for line in lines[start : start + _LINES_PER_CHUNK]
+            )
+
+    return chunks()
+
+
+def _timestamp(moment: datetime | None) -> str | None:
+    return moment.isoformat(timespec="microseconds").replace("+00:00", "Z") if moment else None

@@ -1,0 +1,153 @@
+"""A capture backend for LangSmith's run ingestion."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Any
+from uuid import NAMESPACE_URL, uuid5
+
+from otel_bridge.simulator.ingest import (
+    MAX_BODY_BYTES,
+    RefusedError,
+    Run,
+    Runs,
+    operations,
+    usage_of,
+)
+from otel_bridge.simulator.server import LoopbackServer, Request, Response
+
+_TENANT = str(uuid5(NAMESPACE_URL, "otel-bridge simulator tenant"))
+_DETAILS = {
+    "cache_read": ("input_token_details", "cache_read"),
+    "ephemeral_5m_input_tokens": ("input_token_details", "ephemeral_5m_input_tokens"),
+    "ephemeral_1h_input_tokens": ("input_token_details", "ephemeral_1h_input_tokens"),
+    "cache_creation": ("input_token_details", "cache_creation"),
+    "reasoning": ("output_token_details", "reasoning"),
+}
+
+
+class LangSmithCapture(LoopbackServer):
+    """Takes runs and keeps them, refusing what LangSmith refuses. Set LANGSMITH_ENDPOINT to `url`.
+
+    `zstd` is what `/info` says of compressed bodies; `api_key` is the only key that is taken,
+    any by default.
+    """
+
+    def __init__(
+        self, *, zstd: bool = True, api_key: str | None = None, latency: float = 0.0
+    ) -> None:
+        super().__init__(latency=latency)
+        self._zstd = zstd
+        self._api_key = api_key
+        self._runs = Runs()
+        self.refusals: list[str] = []
+        """Why runs were refused."""
+        self.conflicts: list[str] = []
+        """Ids of runs that were posted again."""
+        self.history: list[tuple[float, str, Run]] = []
+        """Each post and patch that was taken: when (seconds since 1970), which verb, what."""
+
+    @property
+    def runs(self) -> dict[str, Run]:
+        """Runs by id, each as its post and patches add up."""
+        with self._lock:
+            return dict(self._runs.merged)
+
+    def orphans(self) -> list[str]:
+        """Runs that were never posted, and runs whose parent was not."""
+        posted = self._runs.posted
+        return [
+            run_id
+            for run_id, run in self.runs.items()
+            if run_id not in posted or run.get("parent_run_id", run_id) not in posted
+        ]
+
+    def usage_totals(self, run_type: str = "llm") -> dict[str, float]:
+        """Sums of `usage_metadata` over runs of a type, tokens by type and costs in USD."""
+        usages = [usage_of(run) for run in self.runs.values() if run.get("run_type") == run_type]
+        plain = ("input_tokens", "output_tokens", "input_cost", "output_cost", "total_cost")
+        totals: dict[str, float] = {
+            name: math.fsum(usage.get(name) or 0 for usage in usages) for name in plain
+        }
+        for name, (group, key) in _DETAILS.items():
+            totals[name] = math.fsum((usage.get(group) or {}).get(key) or 0 for usage in usages)
+        return totals
+
+    def answer(self, request: Request) -> Response:
+        path = request.path.removeprefix("/api/v1")
+        if path == "/info":
+            return Response.of_json(self._info())
+        try:
+            self._authenticate(request)
+            match request.method, path:
+                case "POST", "/runs/multipart":
+                    self._take_multipart(request)
+                case "POST", "/runs/batch":
+                    body = request.json()
+                    self._take([(verb, run) for verb in ("post", "patch") for run in body[verb]])
+                case "POST", "/runs":
+                    self._take([("post", request.json())])
+                case "PATCH", _ if path.startswith("/runs/"):
+                    self._take([("patch", {"id": path.rpartition("/")[2], **request.json()})])
+                case "GET", "/sessions":
+                    return Response.of_json([_session(request.query.get("name", "default"))])
+                case _:
+                    return Response.of_json({"detail": "Not Found"}, 404)
+        except RefusedError as error:
+            if error.status != 409:
+                self.refusals.append(str(error))
+            return Response.of_json({"detail": str(error)}, error.status)
+        return Response.of_json({"message": "Runs batch ingested"}, 202)
+
+    def _info(self) -> dict[str, Any]:
+        return {
+            "version": "0.15.0",
+            "instance_flags": {"zstd_compression_enabled": self._zstd},
+            "batch_ingest_config": {
+                "use_multipart_endpoint": True,
+                "size_limit": 100,
+                "size_limit_bytes": MAX_BODY_BYTES,
+                "scale_up_qsize_trigger": 1000,
+                "scale_up_nthreads_limit": 16,
+                "scale_down_nempty_trigger": 4,
+            },
+        }
+
+    def _authenticate(self, request: Request) -> None:
+        key = request.headers.get("x-api-key")
+        if not key or (self._api_key is not None and key != self._api_key):
+            raise RefusedError(401, "Invalid token")
+
+    def _take_multipart(self, request: Request) -> None:
+        if request.headers.get("content-encoding") == "zstd" and not self._zstd:
+            raise RefusedError(422, "zstd is not enabled here")
+        if len(request.body) > MAX_BODY_BYTES:
+            raise RefusedError(413, f"the body has more than {MAX_BODY_BYTES} bytes")
+        boundary = request.headers.get("content-type", "").partition("boundary=")[2].strip('"')
+        self._take(operations(request.body, boundary))
+
+    def _take(self, taken: list[tuple[str, Run]]) -> None:
+        repeats = []
+        with self._lock:
+            for verb, run in taken:
+                try:
+                    (self._runs.post if verb == "post" else self._runs.patch)(run)
+                except RefusedError as error:
+                    if error.status != 409:
+                        raise
+                    repeats.append(run["id"])
+                else:
+                    self.history.append((time.time(), verb, run))
+            self.conflicts += repeats
+        if repeats:
+            raise RefusedError(409, f"posted before: {', '.join(repeats[:3])}")
+
+
+def _session(name: str) -> dict[str, Any]:
+    return {
+        "id": str(uuid5(NAMESPACE_URL, name)),
+        "tenant_id": _TENANT,
+        "name": name,
+        "start_time": "2026-01-01T00:00:00+00:00",
+    }
