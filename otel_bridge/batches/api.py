@@ -53,8 +53,8 @@ class SyncApi:
     def sleep(self, seconds: float) -> None:
         time.sleep(seconds)
 
-    def lines(self, batch_id: str) -> Iterator[bytes]:
-        """The raw lines of the results, the last one possibly cut."""
+    def lines(self, batch_id: str) -> Iterator[list[bytes]]:
+        """The raw lines of the results as they arrive, the last one possibly cut."""
         decoder = self._polling.get(
             _results_path(batch_id),
             cast_to=JSONLDecoder[Any],
@@ -66,9 +66,8 @@ class SyncApi:
             rest = b""
             for chunk in response.iter_bytes():
                 *lines, rest = (rest + chunk).split(b"\n")
-                yield from lines
-            if rest:
-                yield rest
+                yield lines
+            yield [rest]
         finally:
             response.close()
 
@@ -95,8 +94,8 @@ class AsyncApi:
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
 
-    async def lines(self, batch_id: str) -> AsyncIterator[bytes]:
-        """The raw lines of the results, the last one possibly cut."""
+    async def lines(self, batch_id: str) -> AsyncIterator[list[bytes]]:
+        """The raw lines of the results as they arrive, the last one possibly cut."""
         decoder = await self._polling.get(
             _results_path(batch_id),
             cast_to=AsyncJSONLDecoder[Any],
@@ -108,9 +107,7 @@ class AsyncApi:
             rest = b""
             async for chunk in response.aiter_bytes():
                 *lines, rest = (rest + chunk).split(b"\n")
-                for line in lines:
-                    yield line
-            if rest:
-                yield rest
+                yield lines
+            yield [rest]
         finally:
             await response.aclose()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -33,8 +33,11 @@ class Collector:
         """Whether every request of the batch has its result."""
         return len(self._seen) >= self._facts.request_count
 
-    def take(self, raw: bytes) -> BatchResult | None:
-        """Decode and record a line; None for one that is blank, cut or a repeat."""
+    def take(self, lines: Iterable[bytes]) -> list[BatchResult]:
+        """Decode and record lines, but for those that are blank, cut or repeats."""
+        return [result for result in map(self._take, lines) if result is not None]
+
+    def _take(self, raw: bytes) -> BatchResult | None:
         if not raw.strip():
             return None
         try:
@@ -63,10 +66,8 @@ def read_all(
     for attempt in range(READS):
         last = attempt + 1 == READS
         try:
-            for raw in lines():
-                result = collector.take(raw)
-                if result is not None:
-                    yield result
+            for arrived in lines():
+                yield from collector.take(arrived)
         except faults as error:
             if last and not collector.complete:
                 raise

@@ -202,10 +202,9 @@ class AsyncBatchExecutor(_Executor[AsyncApi]):
             collector = self._collector(handle, facts)
             for attempt in range(READS):
                 try:
-                    async for raw in self.api.lines(handle.id):
+                    async for arrived in self.api.lines(handle.id):
                         # On a thread: recording may wait for a slow backend, the loop must not.
-                        result = await asyncio.to_thread(collector.take, raw)
-                        if result is not None:
+                        for result in await asyncio.to_thread(collector.take, arrived):
                             yield result
                 except _READ_FAULTS as error:
                     if attempt + 1 == READS and not collector.complete:

@@ -12,6 +12,7 @@ from typing import Protocol
 import requests
 from langsmith import Client
 from langsmith import utils as ls_utils
+from urllib3 import Retry
 
 from otel_bridge.langsmith.multipart import Body, Operation, encode
 
@@ -81,12 +82,16 @@ class Delivery:
 
     def __init__(self, client: Client | None = None, overflow: Overflow | None = None) -> None:
         # The explicit mode beats LANGSMITH_TRACING_MODE=otel, which would make a loop.
-        self._client = client or Client(tracing_mode="langsmith", auto_batch_tracing=False)
+        # Retrying is this class's work: retries beneath it would only hide time and reason.
+        self._client = client or Client(
+            tracing_mode="langsmith", auto_batch_tracing=False, retry_config=Retry(total=0)
+        )
         self._overflow = overflow or MemoryOverflow()
         self._queue: deque[Operation] = deque()
         self._wake = threading.Condition()
-        self._busy = False
-        self._flushing = False
+        self._in_flight = 0
+        self._flushes = 0
+        self._rounds = 0
         self._thread: threading.Thread | None = None
         self._report = DeliveryReport()
         self._held = 0
@@ -104,7 +109,7 @@ class Delivery:
     def report(self) -> DeliveryReport:
         """What became of all operations so far."""
         with self._wake:
-            waiting = self._held + len(self._queue)
+            waiting = self._held + self._in_flight + len(self._queue)
             return replace(self._report, held_back=self._report.held_back + waiting)
 
     def run_url(self, run_id: str, project: str) -> str | None:
@@ -136,19 +141,23 @@ class Delivery:
                 self._wake.notify_all()
 
     def flush(self, timeout: float = 15.0) -> bool:
-        """Send what waits, for at most `timeout` seconds; True when nothing waits any more."""
+        """Try to send all that waits, for at most `timeout` seconds; True when nothing waits."""
         deadline = time.monotonic() + timeout
         with self._wake:
-            self._flushing = True
+            if self._thread is None:
+                return True
+            self._flushes += 1
             self._retry_at = min(self._retry_at, time.monotonic())
+            # A round that began before now may have passed over what waits already.
+            rounds = self._rounds + 2
             self._wake.notify_all()
-            while self._queue or self._busy:
+            while (self._queue or self._rounds < rounds) and self._thread.is_alive():
                 left = deadline - time.monotonic()
-                if left <= 0 or self._thread is None or not self._thread.is_alive():
+                if left <= 0:
                     break
                 self._wake.wait(min(left, 0.5))
-            self._flushing = False
-            return not (self._queue or self._busy or self._held)
+            self._flushes -= 1
+            return not (self._queue or self._in_flight or self._held)
 
     def close(self, timeout: float = 15.0) -> None:
         """Flush, then take no more."""
@@ -160,126 +169,134 @@ class Delivery:
     def _work(self) -> None:
         while True:
             with self._wake:
-                self._busy = False
+                self._rounds += 1
                 self._wake.notify_all()
                 if not self._queue and self._closed:
                     return
-                if not (self._flushing and self._queue) and len(self._queue) < _RUNS_PER_BODY:
+                if not self._flushes and len(self._queue) < _RUNS_PER_BODY:
                     self._wake.wait(0.2 if self._queue or self._held else 5.0)
                 operations = self._take()
-                self._busy = bool(operations)
+                self._in_flight = len(operations)
             try:
                 self._replay()
                 if operations:
                     self._deliver(encode(operations, zstd=self._use_zstd()))
             except Exception as error:  # noqa: BLE001 - the thread must outlive any fault
-                self._count(refused=len(operations), reason=f"{type(error).__name__}: {error}")
+                with self._wake:
+                    lost, self._in_flight = self._in_flight, 0
+                    reason = f"{type(error).__name__}: {error}"
+                    self._count(DeliveryReport(refused=lost, reason=reason))
 
     def _take(self) -> list[Operation]:
         operations: list[Operation] = []
         size = 0
         while self._queue and len(operations) < _RUNS_PER_BODY:
             size += self._queue[0].size
-            if operations and size > _BYTES_PER_BODY:
+            if operations and (size > _BYTES_PER_BODY or self._queue[0].alone):
                 break
             operations.append(self._queue.popleft())
+            if operations[0].alone:
+                break
         return operations
 
     def _replay(self) -> None:
         while (body := self._overflow.peek()) and time.monotonic() >= self._retry_at:
-            if not self._send(body):
+            outcome = self._send(body)
+            if outcome is None:
                 return
             self._overflow.done()
-            self._held -= body.runs
+            with self._wake:
+                self._held -= body.runs
+                self._count(outcome)
 
     def _deliver(self, body: Body) -> None:
-        if self._held or not self._send(body):
-            if self._overflow.put(body):
+        outcome = None if self._held else self._send(body)
+        with self._wake:
+            self._in_flight = 0
+            if outcome is not None:
+                self._count(outcome)
+            elif self._overflow.put(body):
                 self._held += body.runs
             else:
-                self._count(held_back=body.runs)
+                self._count(DeliveryReport(held_back=body.runs))
 
-    def _send(self, body: Body) -> bool:
-        """Whether the body is settled: taken, or refused for good."""
+    def _send(self, body: Body) -> DeliveryReport | None:
+        """What became of the body, None when it has to wait."""
         if time.monotonic() < self._retry_at:
-            return False
+            return None
         try:
             self._client.request_with_retries(
                 "POST",
                 "/runs/multipart",
                 request_kwargs={
                     "data": body.data,
-                    "headers": {**self._client._headers, **body.headers},  # noqa: SLF001
+                    "headers": body.headers,
                     "timeout": _TIMEOUT,
                 },
             )
         except ls_utils.LangSmithConflictError:
             pass
-        except (
-            ls_utils.LangSmithConnectionError,
-            ls_utils.LangSmithRateLimitError,
-            ls_utils.LangSmithRequestTimeout,
-            ls_utils.LangSmithAPIError,
-            requests.RequestException,
-        ) as error:
-            self._hold(error)
-            return False
-        except ls_utils.LangSmithError as error:
-            if _is_transient(error):
-                self._hold(error)
-                return False
-            self._count(refused=body.runs, reason=_first_line(error))
-            return True
+        except (ls_utils.LangSmithError, requests.RequestException) as error:
+            if self._passes(error):
+                return None
+            return DeliveryReport(refused=body.runs, reason=_reason(error))
         self._pause = 0.0
-        self._count(sent=body.runs)
+        return DeliveryReport(sent=body.runs)
+
+    def _passes(self, error: Exception) -> bool:
+        """Whether the fault is one that passes; if so, wait before anything more is sent."""
+        response = _response(error)
+        if response is not None and not _is_transient(response.status_code):
+            return False
+        self._pause = min(max(self._pause * 2, _FIRST_PAUSE), _LONGEST_PAUSE)
+        asked = response.headers.get("retry-after", "") if response is not None else ""
+        pause = max(self._pause, float(asked)) if asked.isdecimal() else self._pause
+        with self._wake:
+            self._retry_at = time.monotonic() + pause
+            self._count(DeliveryReport(reason=_reason(error)))
         return True
 
-    def _hold(self, error: Exception) -> None:
-        self._pause = min(max(self._pause * 2, _FIRST_PAUSE), _LONGEST_PAUSE)
-        self._retry_at = time.monotonic() + self._pause
-        self._count(reason=_first_line(error))
-
     def _use_zstd(self) -> bool:
-        if self._zstd is None:
+        if self._zstd is None and time.monotonic() >= self._retry_at:
             try:
                 info = self._client.request_with_retries(
                     "GET", "/info", request_kwargs={"timeout": _TIMEOUT}
                 ).json()
-            except Exception as error:  # noqa: BLE001 - without an answer, plain bodies do
-                self._hold(error)
-                return False
+            except (ls_utils.LangSmithError, requests.RequestException, ValueError) as error:
+                if self._passes(error):
+                    return False
+                info = {}
             flags = info.get("instance_flags") or {}
             self._zstd = bool(flags.get("zstd_compression_enabled"))
-        return self._zstd
+        return bool(self._zstd)
 
-    def _count(
-        self, *, sent: int = 0, held_back: int = 0, refused: int = 0, reason: str | None = None
-    ) -> None:
+    def _count(self, news: DeliveryReport) -> None:
         with self._wake:
             before = self._report
             self._report = DeliveryReport(
-                before.sent + sent,
-                before.held_back + held_back,
-                before.refused + refused,
-                reason or before.reason,
+                before.sent + news.sent,
+                before.held_back + news.held_back,
+                before.refused + news.refused,
+                news.reason or before.reason,
             )
-        if reason and before.reason is None:
-            logger.warning("LangSmith at %s does not take runs: %s", self.endpoint, reason)
+        if news.reason and before.reason is None:
+            logger.warning("LangSmith at %s does not take runs: %s", self.endpoint, news.reason)
 
 
-def _is_transient(error: Exception) -> bool:
-    return any(
-        f" {status} " in str(error) or f"'{status} " in str(error)
-        for status in (
-            500,
-            502,
-            503,
-            504,
-            529,
-        )
-    )
+def _is_transient(status: int) -> bool:
+    return status in (408, 425, 429) or status >= 500
 
 
-def _first_line(error: Exception) -> str:
-    text = str(error) or type(error).__name__
-    return text.splitlines()[0][:300]
+def _response(error: Exception) -> requests.Response | None:
+    """What LangSmith answered, None where it gave no answer."""
+    # The SDK's errors carry no status; each is raised while its HTTPError is handled.
+    context = error.__context__
+    return context.response if isinstance(context, requests.HTTPError) else None
+
+
+def _reason(error: Exception) -> str:
+    """One short line; the SDK's own text has several, with parts of the key in it."""
+    response = _response(error)
+    if response is not None:
+        return f"HTTP {response.status_code} {' '.join(response.text.split())[:200]}".rstrip()
+    return "no answer in time" if "timed out" in str(error) else "no connection"

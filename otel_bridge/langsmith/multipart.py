@@ -16,14 +16,19 @@ _OPTIONS = orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """One run as the parts of a body: what is posted or patched, and its size in bytes."""
+    """One run as the parts of a body.
 
-    verb: Literal["post", "patch"]
-    run_id: str
+    `alone` asks for a body of its own: a run that another process may have posted can conflict,
+    and must not take others with it.
+    """
+
     parts: tuple[tuple[str, bytes], ...]
+    alone: bool = False
 
     @classmethod
-    def of(cls, verb: Literal["post", "patch"], run: dict[str, Any]) -> Operation:
+    def of(
+        cls, verb: Literal["post", "patch"], run: dict[str, Any], *, alone: bool = False
+    ) -> Operation:
         """Encode a run: itself first, then the fields that travel in parts of their own."""
         name = f"{verb}.{run['id']}"
         head = {key: value for key, value in run.items() if key not in SPLIT_OUT}
@@ -33,7 +38,7 @@ class Operation:
             for field in SPLIT_OUT
             if run.get(field) is not None
         ]
-        return cls(verb, run["id"], tuple(parts))
+        return cls(tuple(parts), alone)
 
     @property
     def size(self) -> int:

@@ -58,16 +58,17 @@ class LangSmithSpanProcessor(SpanProcessor):
     def _start(self, span: Span, parent_context: Context | None) -> None:
         if not self._sampled(span):
             return
-        parent = self._parent(span, parent_context)
         attributes = span.attributes or {}
+        if semconv.BATCH_CUSTOM_ID in attributes:
+            return  # nothing hangs below a request, and it ends at once
+        parent = self._parent(span, parent_context)
         if not self._mirrors(span, attributes):
             if parent is not None:
                 ancestry.note(span.context.span_id, parent)
             return
         run = self._context(span, parent, attributes)
         run.span = span
-        if semconv.BATCH_CUSTOM_ID not in attributes:
-            ancestry.note(span.context.span_id, run)
+        ancestry.note(span.context.span_id, run)
         if attributes.get(semconv.GEN_AI_OPERATION_NAME) == "batch":
             self._post_open(run)
 
@@ -81,6 +82,8 @@ class LangSmithSpanProcessor(SpanProcessor):
             and run.id != identity.run_id(span.context.span_id, span.start_time or 0)
         ):
             run = self._context(span, run or self._known_parent(span), attributes)
+            if semconv.BATCH_CUSTOM_ID not in attributes:
+                ancestry.note(span.context.span_id, run)
         run.span = None
         completed = runs.completed_run(
             span, run, self._project, content.pending.take(span.context.span_id)
@@ -161,7 +164,11 @@ class LangSmithSpanProcessor(SpanProcessor):
         )
         ancestry.note(span_id, root)
         self.delivery.submit(
-            Operation.of("post", runs.continuation_run(root, self._project, batch_id, part, batch))
+            Operation.of(
+                "post",
+                runs.continuation_run(root, self._project, batch_id, part, batch),
+                alone=True,
+            )
         )
         return root
 
@@ -177,7 +184,8 @@ class LangSmithSpanProcessor(SpanProcessor):
                 continue
             with self._lock:
                 self._posted.add(str(node.id))
-            self.delivery.submit(Operation.of("post", runs.pending_run(span, node, self._project)))
+            pending = runs.pending_run(span, node, self._project)
+            self.delivery.submit(Operation.of("post", pending, alone=True))
 
 
 _providers: dict[int, LangSmithSpanProcessor] = {}

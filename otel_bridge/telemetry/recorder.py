@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import wraps
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any
 
 from opentelemetry import context as otel_context
 from opentelemetry import metrics, trace
@@ -16,7 +16,15 @@ from opentelemetry.trace import SpanKind, Status, StatusCode
 from otel_bridge import content, identity, semconv
 from otel_bridge.config import Settings
 from otel_bridge.pricing import Cost, price
+from otel_bridge.telemetry.attributes import (
+    batch_attributes,
+    batch_totals,
+    inference_attributes,
+    request_attributes,
+    response_attributes,
+)
 from otel_bridge.telemetry.batch import MISSING, OUTCOMES, SUCCEEDED, BatchFacts, Outcome
+from otel_bridge.telemetry.guard import Guarded, guarded
 from otel_bridge.telemetry.metrics import BatchMetrics
 from otel_bridge.telemetry.pacing import Pacer
 from otel_bridge.telemetry.selection import Selection
@@ -26,34 +34,7 @@ from otel_bridge.version import __version__
 
 logger = logging.getLogger(__name__)
 
-P = ParamSpec("P")
-S = TypeVar("S", bound="_Guarded")
 Params = Mapping[str, Any]
-
-
-class _Guarded:
-    """Switches itself off at its first fault, so that telemetry never reaches the caller."""
-
-    broken = False
-
-
-def guarded(
-    method: Callable[Concatenate[S, P], None],
-) -> Callable[Concatenate[S, P], None]:
-    """Keep a fault of telemetry out of the caller's way: one warning, then silence."""
-
-    @wraps(method)
-    def call(self: S, /, *args: P.args, **kwargs: P.kwargs) -> None:
-        if self.broken:
-            return
-        try:
-            method(self, *args, **kwargs)
-        except Exception as error:
-            self.broken = True
-            logger.warning("Telemetry of this batch stops: %s: %s", type(error).__name__, error)
-            logger.debug("Telemetry fault", exc_info=True)
-
-    return call
 
 
 @dataclass(slots=True)
@@ -113,7 +94,7 @@ class BatchRecorder:
         return recording
 
 
-class BatchRecording(_Guarded):
+class BatchRecording(Guarded):
     """One batch from its submission to the last of its results."""
 
     def __init__(self, recorder: BatchRecorder, batch: BatchFacts, models: frozenset[str]) -> None:
@@ -166,16 +147,7 @@ class BatchRecording(_Guarded):
         model = next(iter(self._models)) if len(self._models) == 1 else None
         cap = self._settings.max_request_spans
         count = batch.request_count
-        attributes: dict[str, Any] = {
-            semconv.GEN_AI_OPERATION_NAME: "batch",
-            semconv.GEN_AI_PROVIDER_NAME: "anthropic",
-            semconv.BATCH_ID: batch.id,
-            semconv.BATCH_REQUEST_COUNT: count,
-            semconv.BATCH_REQUEST_SPAN_COUNT: count if cap is None else min(cap, count),
-            semconv.BATCH_PROCESSING_STATUS: batch.status,
-        }
-        if model:
-            attributes[semconv.GEN_AI_REQUEST_MODEL] = model
+        spans = count if cap is None else min(cap, count)
         self._span = start_span(
             self._recorder.tracer,
             f"batch {model}" if model else "batch",
@@ -184,7 +156,7 @@ class BatchRecording(_Guarded):
             parent=parent,
             kind=SpanKind.INTERNAL,
             start_ns=batch.start_ns,
-            attributes=attributes,
+            attributes=batch_attributes(batch, model, spans),
         )
         self._parent = trace.set_span_in_context(self._span, parent)
         if cap is not None and count > cap:
@@ -240,7 +212,6 @@ class BatchRecording(_Guarded):
     def end(self, batch: BatchFacts) -> None:
         """All results were recorded: emit what waits, the sums, and close the batch's span."""
         self.update(batch)
-        self._batch = batch
         for request in self._selection.drain() if self._selection else ():
             self._emit(request)
         for (model, kind), rolled in sorted(self._rolled.items()):
@@ -254,12 +225,12 @@ class BatchRecording(_Guarded):
         self.abandon()
         self._pacer.drain()
 
-    @guarded
     def abandon(self) -> None:
         """Stop waiting for the batch; its span stays open for whoever collects it."""
         if self._active:
-            self._active = False
-            self._recorder.metrics.active(-1)
+            self._active = False  # also where the recording broke: the gauge must not stay up
+            with contextlib.suppress(Exception):
+                self._recorder.metrics.active(-1)
 
     def _model(self, outcome: Outcome, params: Params | None) -> str:
         model = (outcome.message or {}).get("model") or (params or {}).get("model")
@@ -269,13 +240,7 @@ class BatchRecording(_Guarded):
 
     def _end_span(self, batch: BatchFacts) -> None:
         counts = self.outcomes
-        attributes: dict[str, Any] = {
-            f"anthropic.message.batch.{kind}_count": count for kind, count in counts.items()
-        }
-        attributes |= self._total.usage.to_batch_attributes()
-        if self._total.cost is not None:
-            attributes |= self._total.cost.to_attributes(semconv.BATCH_COST)
-        self._span.set_attributes(attributes)
+        self._span.set_attributes(batch_totals(counts, self._total.usage, self._total.cost))
         if not counts[SUCCEEDED] and batch.request_count:
             self._span.set_attribute(semconv.ERROR_TYPE, "no_request_succeeded")
             self._span.set_status(Status(StatusCode.ERROR, "no request of the batch succeeded"))
@@ -285,10 +250,10 @@ class BatchRecording(_Guarded):
     def _emit(self, request: _Request) -> None:
         outcome = request.outcome
         span_id = identity.request_span_id(self._batch.id, outcome.custom_id)
-        attributes = self._common(request.model, outcome.kind, outcome.usage, request.cost)
+        attributes = self._inference(request.model, outcome.kind, outcome.usage, request.cost)
         attributes[semconv.BATCH_CUSTOM_ID] = outcome.custom_id
-        attributes |= _request_attributes(request.params)
-        attributes |= _response_attributes(outcome)
+        attributes |= request_attributes(request.params)
+        attributes |= response_attributes(outcome)
         if self._settings.span_content:
             attributes |= content.span_content(request.params, outcome.message)
         if self._settings.langsmith_tracing and self._settings.langsmith_content:
@@ -300,7 +265,7 @@ class BatchRecording(_Guarded):
         self._span_of(span_id, request.model, attributes, outcome)
 
     def _emit_rollup(self, model: str, kind: str, rolled: _Sum) -> None:
-        attributes = self._common(model, kind, rolled.usage, rolled.cost)
+        attributes = self._inference(model, kind, rolled.usage, rolled.cost)
         attributes[semconv.BATCH_ROLLUP] = rolled.count
         span_id = identity.rollup_span_id(self._batch.id, model, kind)
         failure = None
@@ -311,22 +276,11 @@ class BatchRecording(_Guarded):
             attributes[semconv.ERROR_TYPE] = kind
         self._span_of(span_id, model, attributes, failure)
 
-    def _common(
+    def _inference(
         self, model: str, kind: str, usage: TokenUsage, cost: Cost | None
     ) -> dict[str, Any]:
-        attributes: dict[str, Any] = {
-            semconv.GEN_AI_OPERATION_NAME: "chat",
-            semconv.GEN_AI_PROVIDER_NAME: "anthropic",
-            semconv.BATCH_ID: self._batch.id,
-            semconv.BATCH_OUTCOME: kind,
-        }
-        if model:
-            attributes[semconv.GEN_AI_REQUEST_MODEL] = model
-        if kind == SUCCEEDED:
-            attributes |= usage.to_attributes(legacy=not self._settings.latest_semconv_only)
-        if cost is not None:
-            attributes |= cost.to_attributes(semconv.GEN_AI_USAGE_COST)
-        return attributes
+        legacy = not self._settings.latest_semconv_only
+        return inference_attributes(self._batch.id, model, kind, usage, cost, legacy=legacy)
 
     def _span_of(
         self, span_id: int, model: str, attributes: dict[str, Any], outcome: Outcome | None
@@ -345,33 +299,3 @@ class BatchRecording(_Guarded):
             span.set_status(Status(StatusCode.ERROR, outcome.error_message or outcome.error_type))
         span.end(self._batch.end_ns)
         self._pacer.emitted()
-
-
-_REQUEST_FIELDS = (
-    (semconv.GEN_AI_REQUEST_MODEL, "model"),
-    (semconv.GEN_AI_REQUEST_MAX_TOKENS, "max_tokens"),
-    (semconv.GEN_AI_REQUEST_TEMPERATURE, "temperature"),
-    (semconv.GEN_AI_REQUEST_TOP_K, "top_k"),
-    (semconv.GEN_AI_REQUEST_TOP_P, "top_p"),
-    (semconv.GEN_AI_REQUEST_STOP_SEQUENCES, "stop_sequences"),
-)
-
-
-def _request_attributes(params: Params | None) -> dict[str, Any]:
-    if not params:
-        return {}
-    return {name: params[field] for name, field in _REQUEST_FIELDS if params.get(field) is not None}
-
-
-def _response_attributes(outcome: Outcome) -> dict[str, Any]:
-    message = outcome.message or {}
-    values = {
-        semconv.ERROR_TYPE: outcome.error_type,
-        semconv.ANTHROPIC_REQUEST_ID: outcome.request_id,
-        semconv.GEN_AI_RESPONSE_ID: message.get("id"),
-        semconv.GEN_AI_RESPONSE_MODEL: message.get("model"),
-        semconv.GEN_AI_RESPONSE_FINISH_REASONS: content.finish_reasons(message),
-        semconv.ANTHROPIC_STOP_REASON: message.get("stop_reason"),
-        semconv.ANTHROPIC_RESPONSE_SERVICE_TIER: (message.get("usage") or {}).get("service_tier"),
-    }
-    return {name: value for name, value in values.items() if value}
