@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import os
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, BinaryIO, NoReturn
 
 import click
 import orjson
@@ -27,7 +29,10 @@ FAILED, WRONG, REQUESTS_FAILED = 1, 2, 3
 
 _as_json = click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 _output = click.option(
-    "-o", "--output", type=click.Path(dir_okay=False), help="File for the results (JSONL)."
+    "-o",
+    "--output",
+    type=click.Path(dir_okay=False),
+    help="File for the results (JSONL); stdout by default, BATCH_ID.jsonl with --json.",
 )
 _fail_on_error = click.option(
     "--fail-on-error", is_flag=True, help="Exit with 3 when a request failed."
@@ -71,20 +76,25 @@ class _Session:
         self.settings = Settings.from_env(strict=True)
         self.console = Console(stderr=True)
         self.as_json = as_json
+        self.output: str | None = None
         self.telemetry = Telemetry(self.settings).set_up()
         # OpenTelemetry's environment carrier: TRACEPARENT, TRACESTATE, BAGGAGE.
         attach(propagate.extract({k.lower(): v for k, v in os.environ.items()}))
         self.progress = render.Progress(self.console)
         self.executor = BatchExecutor(settings=self.settings, on_progress=self.progress.update)
 
-    def collect(self, batches: list[BatchHandle], output: str | None) -> dict[str, int]:
-        """Write each result as it is read; nothing of telemetry can keep it back."""
-        failed = {"count": 0}
-        with _results_file(output, as_json=self.as_json) as write, self.progress:
+    def collect(self, batches: list[BatchHandle], output: str | None) -> int:
+        """Write each result as it is read, so that nothing of telemetry can keep it back.
+
+        Returns the number of requests that failed.
+        """
+        failed = 0
+        self.output = output or (f"{batches[0].id}.jsonl" if self.as_json else None)
+        with _results_file(self.output) as file, self.progress:
             for handle in batches:
                 for result in self.executor.collect(handle):
-                    write(result.raw + b"\n")
-                    failed["count"] += not result.succeeded
+                    file.write(result.raw + b"\n")
+                    failed += not result.succeeded
         return failed
 
     def summarise(self, batches: list[BatchHandle]) -> None:
@@ -96,7 +106,7 @@ class _Session:
             self.telemetry.langsmith,
         )
         if self.as_json:
-            click.echo(orjson.dumps(summary.to_dict()))
+            click.echo(orjson.dumps({**summary.to_dict(), "output": self.output}))
         else:
             render.print_summary(self.console, summary)
         for report in reports:
@@ -104,36 +114,35 @@ class _Session:
                 click.echo(f"otel-bridge: {report.complaint}", err=True)
 
 
-class _results_file:  # noqa: N801 - a context manager used as a function
+@contextlib.contextmanager
+def _results_file(path: str | None) -> Iterator[BinaryIO]:
     """Where results go: a file, or stdout."""
-
-    def __init__(self, path: str | None, *, as_json: bool) -> None:
-        self._path = path
-        self._discard = path is None and as_json
-        self._file: Any = None
-
-    def __enter__(self) -> Callable[[bytes], Any]:
-        if self._discard:
-            return lambda _: None
-        self._file = sys.stdout.buffer if self._path is None else Path(self._path).open("wb")
-        return self._file.write  # type: ignore[no-any-return]
-
-    def __exit__(self, *_: object) -> None:
-        if self._file is not None:
-            self._file.flush()
-            if self._path is not None:
-                self._file.close()
-
-
-def _check_output(output: str | None) -> None:
-    if output is None:
-        return
     try:
-        with Path(output).open("ab"):
-            pass
+        if path is None:
+            yield sys.stdout.buffer
+            sys.stdout.buffer.flush()
+            return
+        with Path(path).open("wb") as file:
+            yield file
+    except OSError as error:
+        raise BridgeError(
+            f"{path or 'stdout'}: results cannot be written ({error.strerror}); free the place "
+            "and run `otel-bridge collect` with the batch id"
+        ) from error
+
+
+def _check_output(output: str | None, *, as_json: bool) -> None:
+    if output is None and not as_json:
+        return
+    place = Path(output or ".")
+    try:
+        if place.is_dir() and output is None:
+            tempfile.TemporaryFile(dir=place).close()
+        else:
+            place.open("ab").close()
     except OSError as error:
         raise ConfigurationError(
-            f"{output}: cannot be written ({error.strerror}); choose another --output"
+            f"{place}: cannot be written ({error.strerror}); choose another --output"
         ) from error
 
 
@@ -146,12 +155,12 @@ def _check_output(output: str | None) -> None:
 def run(file: str, output: str | None, as_json: bool, fail_on_error: bool) -> None:
     """Run the requests in FILE (JSONL, - for stdin): submit, wait, collect, emit."""
     requests = read_requests(file)
+    _check_output(output, as_json=as_json)
     session = _Session(as_json=as_json)
-    _check_output(output)
     handles = session.executor.submit(requests)
     failed = session.collect(handles, output)
     session.summarise(handles)
-    _leave(fail_on_error and failed["count"])
+    _leave(fail_on_error and failed)
 
 
 @cli.command()
@@ -189,11 +198,11 @@ def submit(file: str, as_json: bool) -> None:
 def collect(batch: str, output: str | None, as_json: bool, fail_on_error: bool) -> None:
     """Wait for BATCH and collect it: a batch id, or the file that `submit --json` wrote."""
     handles = _handles(batch)
+    _check_output(output, as_json=as_json)
     session = _Session(as_json=as_json)
-    _check_output(output)
     failed = session.collect(handles, output)
     session.summarise(handles)
-    _leave(fail_on_error and failed["count"])
+    _leave(fail_on_error and failed)
 
 
 def _handles(batch: str) -> list[BatchHandle]:

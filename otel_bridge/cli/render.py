@@ -156,4 +156,6 @@ def print_summary(console: Console, summary: Summary) -> None:
     if summary.run_url:
         console.print(f"LangSmith {summary.run_url}", highlight=False, soft_wrap=True)
     for backend in summary.backends:
+        if backend.complaint:
+            continue
         console.print(f"{backend.name}: {backend.sent} {backend.unit} sent", highlight=False)

@@ -45,6 +45,7 @@ class BackendReport:
     held_back: int = 0
     refused: int = 0
     reason: str | None = None
+    metrics_lost: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -59,13 +60,13 @@ class BackendReport:
     def complaint(self) -> str | None:
         """One line about what did not arrive."""
         lost = self.held_back + self.refused
-        if not lost:
+        what = [f"{lost} of {self.sent + lost} {self.unit}"] if lost else []
+        if self.metrics_lost:
+            what.append("the metrics")
+        if not what:
             return None
         reason = f" ({self.reason})" if self.reason else ""
-        return (
-            f"{self.name}: {lost} of {self.sent + lost} {self.unit} did not reach "
-            f"{self.endpoint}{reason}"
-        )
+        return f"{self.name}: {' and '.join(what)} did not reach {self.endpoint}{reason}"
 
 
 class CountingExporter(SpanExporter):
@@ -89,7 +90,7 @@ class CountingExporter(SpanExporter):
         try:
             result = self._exporter.export(spans)
         except Exception as error:  # noqa: BLE001 - an exporter's fault is a failed export
-            self.report.reason = str(error)
+            self.report.reason = _short(str(error))
             result = SpanExportResult.FAILURE
         self.report.held_back -= len(spans)
         if result is SpanExportResult.SUCCESS:
@@ -114,9 +115,12 @@ class _OneLine(logging.Handler):
         super().__init__(logging.WARNING)
         self.first: dict[str, str] = {}
 
+    def about(self, part: str) -> str | None:
+        """The first complaint of a logger with `part` in its name."""
+        return next((text for name, text in self.first.items() if part in name), None)
+
     def emit(self, record: logging.LogRecord) -> None:
-        text = record.getMessage().splitlines()
-        self.first.setdefault(record.name, text[0][:200] if text else "")
+        self.first.setdefault(record.name, _short(record.getMessage()))
 
 
 class Telemetry:
@@ -124,18 +128,21 @@ class Telemetry:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.otlp: BackendReport | None = None
         self.langsmith: LangSmithSpanProcessor | None = None
+        self._exporters: list[BackendReport] = []
         self._complaints = _OneLine()
-        self._metrics_ok = True
 
     def set_up(self) -> Telemetry:
-        """Configure the SDK as opentelemetry-distro does, and add the mirror."""
-        for name in ("opentelemetry", "langsmith", "urllib3"):
+        """Configure the SDK as opentelemetry-distro does, and add the mirror.
+
+        A provider that is there already (opentelemetry-instrument) is used as it stands.
+        """
+        for name in ("opentelemetry", "langsmith", "urllib3", "otel_bridge.langsmith"):
             logger = logging.getLogger(name)
             logger.addHandler(self._complaints)
             logger.propagate = False
-        if not self.settings.sdk_disabled:
+        there = not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)
+        if not self.settings.sdk_disabled and not there:
             _default_exporters()
             OpenTelemetryConfigurator().configure(  # type: ignore[no-untyped-call]
                 export_span_processor=self._counted
@@ -144,9 +151,11 @@ class Telemetry:
         return self
 
     def _counted(self, span_exporter: SpanExporter, *_: Any, **__: Any) -> BatchSpanProcessor:
-        if self.otlp is None:
-            self.otlp = BackendReport("OTLP", _otlp_endpoint(), "spans")
-        return BatchSpanProcessor(CountingExporter(span_exporter, self.otlp))
+        kind = type(span_exporter).__name__
+        otlp = kind.startswith("OTLP")
+        report = BackendReport("OTLP" if otlp else kind, _otlp_endpoint() if otlp else "", "spans")
+        self._exporters.append(report)
+        return BatchSpanProcessor(CountingExporter(span_exporter, report))
 
     def finish(self) -> list[BackendReport]:
         """Flush for a bounded time, and say what became of everything."""
@@ -169,28 +178,36 @@ class Telemetry:
 
     def reports(self) -> list[BackendReport]:
         """One report for each backend that is configured."""
-        found = []
-        if self.otlp is not None:
-            reason = next(
-                (text for name, text in self._complaints.first.items() if "otlp" in name), None
-            )
-            self.otlp.reason = self.otlp.reason or reason
-            found.append(self.otlp)
+        found = list(self._exporters)
+        for report in found:
+            if report.name == "OTLP":
+                report.metrics_lost = self._complaints.about("metric_exporter") is not None
+                reason = self._complaints.about("trace_exporter") or self._complaints.about("otlp")
+                report.reason = reason if report.refused or report.metrics_lost else None
         if self.langsmith is not None:
             delivery = self.langsmith.delivery
-            report = delivery.report
+            runs = delivery.report
             found.append(
                 BackendReport(
                     "LangSmith",
                     delivery.endpoint,
                     "run updates",
-                    report.sent,
-                    report.held_back,
-                    report.refused,
-                    report.reason,
+                    runs.sent,
+                    runs.held_back,
+                    runs.refused,
+                    runs.reason,
                 )
             )
         return found
+
+
+def _short(text: str) -> str:
+    """A complaint in a few words; the exporters' own have the whole chain of exceptions."""
+    if "timeout" in text or "timed out" in text:
+        return "no answer in time"
+    if "onnection" in text or "UNAVAILABLE" in text:
+        return "no connection"
+    return " ".join(text.split())[:200]
 
 
 def _default_exporters() -> None:

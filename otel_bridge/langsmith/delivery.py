@@ -18,7 +18,6 @@ from otel_bridge.langsmith.multipart import Body, Operation, encode
 
 logger = logging.getLogger(__name__)
 
-_TIMEOUT = (3.0, 10.0)
 _RUNS_PER_BODY = 500
 _BYTES_PER_BODY = 8_000_000
 _HELD_BYTES = 64_000_000
@@ -84,7 +83,10 @@ class Delivery:
         # The explicit mode beats LANGSMITH_TRACING_MODE=otel, which would make a loop.
         # Retrying is this class's work: retries beneath it would only hide time and reason.
         self._client = client or Client(
-            tracing_mode="langsmith", auto_batch_tracing=False, retry_config=Retry(total=0)
+            tracing_mode="langsmith",
+            auto_batch_tracing=False,
+            retry_config=Retry(total=0),
+            timeout_ms=(3_000, 10_000),
         )
         self._overflow = overflow or MemoryOverflow()
         self._queue: deque[Operation] = deque()
@@ -115,15 +117,10 @@ class Delivery:
     def run_url(self, run_id: str, project: str) -> str | None:
         """URL of a run in LangSmith's UI, None where it cannot be known."""
         try:
-            session = self._client.read_project(project_name=project)
-            host = self._client._host_url  # noqa: SLF001 - LangSmith has no public name for it
+            project_url = self._client.read_project(project_name=project).url
         except Exception:  # noqa: BLE001 - a link is a convenience
             return None
-        return (
-            f"{host}/o/{session.tenant_id}/projects/p/{session.id}/r/{run_id}?poll=true"
-            if session.tenant_id
-            else None
-        )
+        return f"{project_url}/r/{run_id}?poll=true" if project_url else None
 
     def submit(self, operation: Operation) -> None:
         """Hand an operation over; returns at once."""
@@ -231,7 +228,6 @@ class Delivery:
                 request_kwargs={
                     "data": body.data,
                     "headers": body.headers,
-                    "timeout": _TIMEOUT,
                 },
             )
         except ls_utils.LangSmithConflictError:
@@ -259,9 +255,7 @@ class Delivery:
     def _use_zstd(self) -> bool:
         if self._zstd is None and time.monotonic() >= self._retry_at:
             try:
-                info = self._client.request_with_retries(
-                    "GET", "/info", request_kwargs={"timeout": _TIMEOUT}
-                ).json()
+                info = self._client.request_with_retries("GET", "/info").json()
             except (ls_utils.LangSmithError, requests.RequestException, ValueError) as error:
                 if self._passes(error):
                     return False

@@ -188,8 +188,7 @@ class LangSmithSpanProcessor(SpanProcessor):
             self.delivery.submit(Operation.of("post", pending, alone=True))
 
 
-_providers: dict[int, LangSmithSpanProcessor] = {}
-_providers_lock = threading.Lock()
+_mirroring = threading.Lock()
 
 
 def mirror(provider: Any, settings: Settings | None = None) -> LangSmithSpanProcessor | None:
@@ -201,9 +200,15 @@ def mirror(provider: Any, settings: Settings | None = None) -> LangSmithSpanProc
     settings = settings or Settings.from_env()
     if not settings.langsmith_tracing or not hasattr(provider, "add_span_processor"):
         return None
-    with _providers_lock:
-        known = _providers.get(id(provider))
+    with _mirroring:
+        # The SDK has no public list of a provider's processors.
+        processors = getattr(
+            getattr(provider, "_active_span_processor", None), "_span_processors", ()
+        )
+        known = next(
+            (each for each in processors if isinstance(each, LangSmithSpanProcessor)), None
+        )
         if known is None:
-            known = _providers[id(provider)] = LangSmithSpanProcessor(settings=settings)
+            known = LangSmithSpanProcessor(settings=settings)
             provider.add_span_processor(known)
         return known

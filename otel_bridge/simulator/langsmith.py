@@ -150,4 +150,5 @@ def _session(name: str) -> dict[str, Any]:
         "tenant_id": _TENANT,
         "name": name,
         "start_time": "2026-01-01T00:00:00+00:00",
+        "reference_dataset_id": None,
     }
