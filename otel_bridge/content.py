@@ -23,6 +23,9 @@ _FINISH_REASONS = {
     "refusal": "content_filter",
 }
 
+_MCP_SERVER_PLAIN = {"name", "type", "url", "tool_configuration"}
+_MASK = "[SECRET_DETECTED]"
+
 
 def _plain(value: Any) -> Any:
     dump = getattr(value, "model_dump", None)
@@ -66,9 +69,9 @@ def _part(block: Mapping[str, Any]) -> Json:
             "response": block.get("content"),
         }
     source = block.get("source")
-    if isinstance(source, Mapping):
+    if isinstance(source, Mapping) and source.get("type") in ("base64", "url", "file"):
         return _media(str(kind), source)
-    return dict(block)
+    return dict(block)  # the conventions allow a part of any type
 
 
 def _media(kind: str, source: Mapping[str, Any]) -> Json:
@@ -141,7 +144,9 @@ def span_content(
 
 def langsmith_inputs(params: Mapping[str, Any]) -> Json:
     """Inputs of a run as `wrap_anthropic` makes them: `system` is the first message."""
-    inputs: Json = {key: value for key, value in params.items() if key != "system"}
+    inputs: Json = {k: v for k, v in params.items() if k != "system" and v is not None}
+    if servers := inputs.get("mcp_servers"):
+        inputs["mcp_servers"] = [_masked(server) for server in servers]
     if system := params.get("system"):
         inputs["messages"] = [
             {"role": "system", "content": system},
@@ -150,15 +155,21 @@ def langsmith_inputs(params: Mapping[str, Any]) -> Json:
     return _jsonable(inputs)
 
 
+def _masked(server: Any) -> Any:
+    """An MCP server as `wrap_anthropic` shows it: what may be a credential is only named."""
+    if not isinstance(server, Mapping):
+        return server
+    return {k: v if k in _MCP_SERVER_PLAIN else _MASK for k, v in server.items()}
+
+
 def langsmith_outputs(message: Mapping[str, Any]) -> Json:
     """Outputs of a run as `wrap_anthropic` makes them: tool calls in OpenAI's shape."""
     outputs: Json = {k: v for k, v in message.items() if k not in ("usage", "type")}
     blocks = list(_blocks(message.get("content")))
     calls = [block for block in blocks if block.get("type") == "tool_use"]
     if calls:
-        outputs["content"] = "".join(
-            block.get("text", "") for block in blocks if block.get("type") == "text"
-        )
+        texts = (block.get("text", "") for block in blocks if block.get("type") == "text")
+        outputs["content"] = "".join(texts) or None
         outputs["tool_calls"] = [
             {
                 "id": call.get("id"),

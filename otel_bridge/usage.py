@@ -13,6 +13,10 @@ def _count(value: Any) -> int:
     return value if type(value) is int and value > 0 else 0
 
 
+def _section(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
 @dataclass(frozen=True, slots=True)
 class TokenUsage:
     """Tokens by type, named and counted as the Anthropic API does.
@@ -60,15 +64,15 @@ class TokenUsage:
             return cls()
         total = cls._from_flat(usage)
         iterations = usage.get("iterations")
-        if iterations:
-            for step in iterations:
+        if isinstance(iterations, list):
+            for step in map(_section, iterations):
                 if step.get("type") == "compaction":
                     total += cls._from_flat(step)
         return total
 
     @classmethod
     def _from_flat(cls, usage: Mapping[str, Any]) -> TokenUsage:
-        split = usage.get("cache_creation") or {}
+        split = _section(usage.get("cache_creation"))
         ephemeral_5m = _count(split.get("ephemeral_5m_input_tokens"))
         ephemeral_1h = _count(split.get("ephemeral_1h_input_tokens"))
         return cls(
@@ -78,8 +82,8 @@ class TokenUsage:
             ephemeral_5m,
             ephemeral_1h,
             _count(usage.get("output_tokens")),
-            _count((usage.get("output_tokens_details") or {}).get("thinking_tokens")),
-            _count((usage.get("server_tool_use") or {}).get("web_search_requests")),
+            _count(_section(usage.get("output_tokens_details")).get("thinking_tokens")),
+            _count(_section(usage.get("server_tool_use")).get("web_search_requests")),
         )
 
     def to_attributes(self, *, legacy: bool = True) -> dict[str, int]:
@@ -128,7 +132,7 @@ class TokenUsage:
 
     def to_batch_attributes(self) -> dict[str, int]:
         """Totals under the batch span's own names: sums over `gen_ai.usage.*` count once."""
-        return {
+        attributes = {
             name.replace("gen_ai.", "anthropic.message.batch.", 1): value
             for name, value in self.to_attributes(legacy=False).items()
             if name.startswith("gen_ai.")
@@ -140,6 +144,11 @@ class TokenUsage:
                 self.ephemeral_1h_input_tokens
             ),
         }
+        if self.web_search_requests:
+            attributes["anthropic.message.batch.usage.server_tool_use.web_search_requests"] = (
+                self.web_search_requests
+            )
+        return attributes
 
     @classmethod
     def from_batch_attributes(cls, attributes: Mapping[str, Any]) -> TokenUsage:
@@ -155,6 +164,9 @@ class TokenUsage:
         )
         renamed[semconv.ANTHROPIC_USAGE_EPHEMERAL_1H] = attributes.get(
             f"{usage}cache_write.ephemeral_1h_input_tokens"
+        )
+        renamed[semconv.ANTHROPIC_USAGE_WEB_SEARCH_REQUESTS] = attributes.get(
+            f"{usage}server_tool_use.web_search_requests"
         )
         return cls.from_attributes(renamed)
 

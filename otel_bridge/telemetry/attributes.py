@@ -42,7 +42,7 @@ def batch_totals(outcomes: Mapping[str, int], usage: TokenUsage, cost: Cost | No
 def inference_attributes(
     batch_id: str, model: str, kind: str, usage: TokenUsage, cost: Cost | None, *, legacy: bool
 ) -> Attributes:
-    """What request and roll-up spans share; only what succeeded has usage."""
+    """What request and roll-up spans share; only what succeeded has usage and cost."""
     attributes: Attributes = {
         semconv.GEN_AI_OPERATION_NAME: "chat",
         semconv.GEN_AI_PROVIDER_NAME: "anthropic",
@@ -53,8 +53,8 @@ def inference_attributes(
         attributes[semconv.GEN_AI_REQUEST_MODEL] = model
     if kind == SUCCEEDED:
         attributes |= usage.to_attributes(legacy=legacy)
-    if cost is not None:
-        attributes |= cost.to_attributes(semconv.GEN_AI_USAGE_COST)
+        if cost is not None:
+            attributes |= cost.to_attributes(semconv.GEN_AI_USAGE_COST)
     return attributes
 
 

@@ -51,13 +51,13 @@ class _Request:
 class _Sum:
     count: int = 0
     usage: TokenUsage = field(default_factory=TokenUsage)
-    cost: Cost | None = None
+    cost: Cost | None = field(default_factory=Cost)
+    """None as soon as one part of it is unknown: no sum is better than a wrong one."""
 
     def add(self, usage: TokenUsage, cost: Cost | None) -> None:
         self.count += 1
         self.usage = self.usage + usage
-        if cost is not None:
-            self.cost = cost if self.cost is None else self.cost + cost
+        self.cost = None if cost is None or self.cost is None else self.cost + cost
 
 
 class BatchRecorder:
@@ -130,7 +130,7 @@ class BatchRecording(Guarded):
 
     @property
     def cost(self) -> Cost | None:
-        """Cost of all results so far in USD, None where no model had a price."""
+        """Cost of all results so far in USD, None where a model has no known price."""
         return self._total.cost
 
     @property
@@ -185,7 +185,7 @@ class BatchRecording(Guarded):
         """One decoded line of the results, with the request's `params` where they are known."""
         outcome = Outcome.from_line(line)
         model = self._model(outcome, params)
-        cost = None
+        cost: Cost | None = Cost()  # only what succeeded is billed
         if outcome.message is not None:
             tier = (outcome.message.get("usage") or {}).get("service_tier") or "batch"
             cost = price(outcome.usage, model, tier=tier, at=self._batch.created_at)

@@ -1,0 +1,177 @@
+"""A service in miniature: real SDKs wired to the simulator, and what the truth is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from functools import cache
+from typing import Any
+
+import anthropic
+import pytest
+from genai_prices import Usage, calc_price
+from langsmith import Client
+from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from urllib3 import Retry
+
+from otel_bridge import AsyncBatchExecutor, BatchExecutor, LangSmithSpanProcessor, Settings
+from otel_bridge.langsmith import Delivery
+from otel_bridge.simulator import LangSmithCapture, MessageBatchesServer, OtlpCapture
+
+MODELS = ("claude-sonnet-4-5-20250929", "claude-haiku-4-5-20251001")
+
+
+class Service:
+    """A process of a service: its providers, its mirror and its executors."""
+
+    def __init__(
+        self, api: MessageBatchesServer, otlp: OtlpCapture, langsmith: LangSmithCapture
+    ) -> None:
+        self.api = api
+        self.otlp = otlp
+        self.langsmith = langsmith
+        self.tracers = TracerProvider()
+        self.meters = MeterProvider(
+            [
+                PeriodicExportingMetricReader(
+                    OTLPMetricExporter(endpoint=f"{otlp.url}/v1/metrics"),
+                    export_interval_millis=600_000,
+                )
+            ]
+        )
+        self.tracers.add_span_processor(
+            BatchSpanProcessor(OTLPSpanExporter(endpoint=f"{otlp.url}/v1/traces"))
+        )
+        self.client = anthropic.Anthropic(base_url=api.url, api_key="test", max_retries=0)
+        self.delivery = Delivery(
+            Client(
+                api_url=langsmith.url,
+                api_key="test",
+                tracing_mode="langsmith",
+                auto_batch_tracing=False,
+                retry_config=Retry(total=0),
+                timeout_ms=(3_000, 10_000),
+            )
+        )
+
+    def settings(self, **changes: Any) -> Settings:
+        return Settings(
+            **{"poll_interval": 0.02, "poll_max_interval": 0.1, "langsmith_tracing": True} | changes
+        )
+
+    def mirror(self, settings: Settings) -> None:
+        processors = self.tracers._active_span_processor._span_processors
+        if settings.langsmith_tracing and len(processors) == 1:
+            self.tracers.add_span_processor(LangSmithSpanProcessor(self.delivery, settings))
+
+    def executor(self, **changes: Any) -> BatchExecutor:
+        settings = self.settings(**changes)
+        self.mirror(settings)
+        return BatchExecutor(
+            self.client,
+            tracer_provider=self.tracers,
+            meter_provider=self.meters,
+            settings=settings,
+        )
+
+    def async_executor(self, **changes: Any) -> AsyncBatchExecutor:
+        settings = self.settings(**changes)
+        self.mirror(settings)
+        return AsyncBatchExecutor(
+            anthropic.AsyncAnthropic(base_url=self.api.url, api_key="test", max_retries=0),
+            tracer_provider=self.tracers,
+            meter_provider=self.meters,
+            settings=settings,
+        )
+
+    def flush(self) -> None:
+        self.tracers.force_flush()
+        self.meters.force_flush()
+
+    def close(self) -> None:
+        self.tracers.shutdown()
+        self.meters.shutdown()
+        self.delivery.close()
+        self.client.close()
+
+
+@pytest.fixture
+def api() -> Iterator[MessageBatchesServer]:
+    with MessageBatchesServer(batch_seconds=0.05) as server:
+        yield server
+
+
+@pytest.fixture
+def otlp() -> Iterator[OtlpCapture]:
+    with OtlpCapture() as server:
+        yield server
+
+
+@pytest.fixture
+def langsmith() -> Iterator[LangSmithCapture]:
+    with LangSmithCapture() as server:
+        yield server
+
+
+@pytest.fixture
+def service(
+    api: MessageBatchesServer, otlp: OtlpCapture, langsmith: LangSmithCapture
+) -> Iterator[Service]:
+    running = Service(api, otlp, langsmith)
+    yield running
+    running.close()
+
+
+@pytest.fixture
+def make_requests() -> Callable[[int], list[dict[str, Any]]]:
+    def make(count: int) -> list[dict[str, Any]]:
+        return [
+            {
+                "custom_id": f"item-{number:05d}",
+                "params": {
+                    "model": MODELS[number % 2],
+                    "max_tokens": 100,
+                    "messages": [{"role": "user", "content": f"secret question {number}"}],
+                },
+            }
+            for number in range(count)
+        ]
+
+    return make
+
+
+@pytest.fixture
+def cost_of() -> Callable[[dict[str, Any]], float]:
+    """Cost of one line of results in USD: list price by `calc_price` itself, tokens halved."""
+    return _cost
+
+
+def _cost(line: dict[str, Any]) -> float:
+    message = line["result"].get("message")
+    if not message:
+        return 0.0
+    usage = message["usage"]
+    read, written = usage["cache_read_input_tokens"], usage["cache_creation_input_tokens"]
+    searches = (usage.get("server_tool_use") or {}).get("web_search_requests", 0)
+    listed = _list_price(
+        message["model"],
+        input_tokens=usage["input_tokens"] + read + written,
+        cache_read_tokens=read,
+        cache_write_tokens=written,
+        cache_write_1h_tokens=usage["cache_creation"]["ephemeral_1h_input_tokens"],
+        output_tokens=usage["output_tokens"],
+    )
+    return listed / 2 + searches * 0.01
+
+
+@cache
+def _list_price(model: str, **tokens: int) -> float:
+    price = calc_price(
+        Usage(**tokens), model, provider_id="anthropic", genai_request_timestamp=datetime.now(UTC)
+    )
+    return float(price.total_price)
