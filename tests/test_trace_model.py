@@ -1,0 +1,272 @@
+"""The trace of a batch: names, parents, times, status, events and ids."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from opentelemetry import trace
+
+from otel_bridge import identity, semconv
+from otel_bridge.simulator import CapturedSpan
+
+ERROR = 2
+INTERNAL, CLIENT = 1, 3  # as OTLP numbers them
+Make = Callable[[int], list[dict[str, Any]]]
+
+
+def named(requests: list[dict[str, Any]], *custom_ids: str) -> list[dict[str, Any]]:
+    return [
+        {**request, "custom_id": custom_id}
+        for request, custom_id in zip(requests, custom_ids, strict=True)
+    ]
+
+
+def by_custom_id(service: Any) -> dict[str, CapturedSpan]:
+    service.flush()
+    return {
+        span.attributes[semconv.BATCH_CUSTOM_ID]: span
+        for span in service.otlp.unique_spans()
+        if semconv.BATCH_CUSTOM_ID in span.attributes
+    }
+
+
+def the_batch(service: Any) -> CapturedSpan:
+    service.flush()
+    (batch,) = [
+        span
+        for span in service.otlp.unique_spans()
+        if span.attributes.get("gen_ai.operation.name") == "batch"
+    ]
+    return batch
+
+
+def test_requests_hang_below_the_batch_and_the_batch_below_the_caller(
+    service: Any, make_requests: Make
+) -> None:
+    tracer = service.tracers.get_tracer("test")
+    with tracer.start_as_current_span("caller") as caller:
+        results = service.executor().run(make_requests(3))
+    requests = by_custom_id(service)
+    batch = the_batch(service)
+    batch_id = results.batch_ids[0]
+    context = caller.get_span_context()
+    assert batch.parent_span_id == f"{context.span_id:016x}"
+    assert batch.trace_id == f"{context.trace_id:032x}"
+    assert batch.span_id == f"{identity.batch_span_id(batch_id):016x}"
+    assert batch.kind == INTERNAL
+    assert batch.name == "batch"
+    for custom_id, span in requests.items():
+        assert span.parent_span_id == batch.span_id
+        assert span.trace_id == batch.trace_id
+        assert span.span_id == f"{identity.request_span_id(batch_id, custom_id):016x}"
+        assert span.kind == CLIENT
+        assert span.name == f"chat {span.attributes['gen_ai.request.model']}"
+        assert (span.start_ns, span.end_ns) == (batch.start_ns, batch.end_ns)
+    described = service.client.messages.batches.retrieve(batch_id)
+    assert batch.start_ns // 1000 == round(described.created_at.timestamp() * 1e6)
+    assert batch.end_ns // 1000 == round(described.ended_at.timestamp() * 1e6)
+
+
+def test_without_a_caller_the_trace_id_follows_from_the_batch_id(
+    service: Any, make_requests: Make
+) -> None:
+    results = service.executor().run(make_requests(1))
+    trace_id = identity.batch_trace_id(results.batch_ids[0])
+    assert the_batch(service).trace_id == f"{trace_id:032x}"
+
+
+def test_other_tracers_keep_their_own_ids(service: Any, make_requests: Make) -> None:
+    service.executor().run(make_requests(1))
+    spans = [service.tracers.get_tracer("other").start_span("x") for _ in range(3)]
+    assert len({span.get_span_context().trace_id for span in spans}) == 3
+    for span in spans:
+        span.end()
+
+
+def test_request_attributes_are_the_conventions(service: Any, make_requests: Make) -> None:
+    (request,) = named(make_requests(1), "x-ok-1")
+    request["params"] |= {"temperature": 0.5, "top_k": 3, "top_p": 0.9, "stop_sequences": ["END"]}
+    results = service.executor().run([request])
+    message = results["x-ok-1"].message
+    attributes = by_custom_id(service)["x-ok-1"].attributes
+    usage = {name for name in attributes if "usage" in name}
+    assert {name: value for name, value in attributes.items() if name not in usage} == {
+        "gen_ai.operation.name": "chat",
+        "gen_ai.provider.name": "anthropic",
+        "gen_ai.request.model": request["params"]["model"],
+        "gen_ai.request.max_tokens": 100,
+        "gen_ai.request.temperature": 0.5,
+        "gen_ai.request.top_k": 3,
+        "gen_ai.request.top_p": 0.9,
+        "gen_ai.request.stop_sequences": ["END"],
+        "gen_ai.response.id": message.id,
+        "gen_ai.response.model": message.model,
+        "gen_ai.response.finish_reasons": [
+            {"end_turn": "stop", "max_tokens": "length"}[message.stop_reason]
+        ],
+        "anthropic.message.stop_reason": message.stop_reason,
+        "anthropic.response.service_tier": "batch",
+        "anthropic.message.batch.id": results.batch_ids[0],
+        "anthropic.message.batch.custom_id": "x-ok-1",
+        "anthropic.message.batch.outcome": "succeeded",
+    }
+
+
+def test_failed_requests_are_errors_and_the_batch_is_none(
+    service: Any, make_requests: Make
+) -> None:
+    ids = ("a-ok-1", "a-errored-1", "a-canceled-1", "a-expired-1")
+    results = service.executor().run(named(make_requests(4), *ids))
+    spans = by_custom_id(service)
+    assert spans["a-ok-1"].status_code != ERROR
+    assert "error.type" not in spans["a-ok-1"].attributes
+    for kind in ("canceled", "expired"):
+        assert spans[f"a-{kind}-1"].status_code == ERROR
+        assert spans[f"a-{kind}-1"].attributes["error.type"] == kind
+    error = results["a-errored-1"].error.error
+    assert spans["a-errored-1"].status_code == ERROR
+    assert spans["a-errored-1"].attributes["error.type"] == error.type
+    assert spans["a-errored-1"].status_message == error.message
+    for failed in ids[1:]:
+        assert not [name for name in spans[failed].attributes if "usage" in name]
+    assert the_batch(service).status_code != ERROR
+
+
+def test_a_batch_of_which_nothing_succeeded_is_an_error(service: Any, make_requests: Make) -> None:
+    service.executor().run(named(make_requests(2), "a-errored-1", "a-expired-1"))
+    batch = the_batch(service)
+    assert batch.status_code == ERROR
+    assert batch.attributes["error.type"] == "no_request_succeeded"
+    assert batch.attributes["anthropic.message.batch.cost"] == 0
+
+
+def test_one_model_names_the_batch(service: Any, make_requests: Make) -> None:
+    service.executor().run(make_requests(1))
+    batch = the_batch(service)
+    model = batch.attributes["gen_ai.request.model"]
+    assert batch.name == f"batch {model}"
+
+
+def test_state_changes_are_events(service: Any, make_requests: Make) -> None:
+    executor = service.executor()
+    (handle,) = executor.submit(make_requests(2))
+    service.client.messages.batches.cancel(handle.id)
+    list(executor.collect(handle))
+    batch = the_batch(service)
+    states = [attributes[semconv.BATCH_PROCESSING_STATUS] for _, _, attributes in batch.events]
+    assert states[-1] == "ended"
+    assert batch.attributes[semconv.BATCH_PROCESSING_STATUS] == "ended"
+    assert batch.events[-1][1] == batch.end_ns
+
+
+def test_former_names_stand_beside_the_current_until_opted_out(
+    service: Any, make_requests: Make
+) -> None:
+    former = "gen_ai.usage.cache_creation.input_tokens"
+    service.executor().run(named(make_requests(1), "a-ok-1"))
+    attributes = by_custom_id(service)["a-ok-1"].attributes
+    assert attributes[former] == attributes["gen_ai.usage.cache_write.input_tokens"]
+    assert service.otlp.metric_count("gen_ai.client.token.usage") == 2
+    service.executor(latest_semconv_only=True).run(named(make_requests(1), "b-ok-1"))
+    assert former not in by_custom_id(service)["b-ok-1"].attributes
+    assert service.otlp.metric_count("gen_ai.client.token.usage") == 2
+
+
+def test_an_unknown_model_has_no_cost_and_one_warning(
+    service: Any, make_requests: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    requests = named(make_requests(3), "a-ok-1", "a-ok-2", "a-ok-3")
+    for request in requests[:2]:
+        request["params"]["model"] = "model-of-the-future"
+    with caplog.at_level(logging.WARNING, "otel_bridge"):
+        service.executor().run(requests)
+    spans = by_custom_id(service)
+    assert "gen_ai.usage.cost" not in spans["a-ok-1"].attributes
+    assert spans["a-ok-3"].attributes["gen_ai.usage.cost"] > 0
+    assert semconv.BATCH_COST not in the_batch(service).attributes
+    assert len([each for each in caplog.records if "model-of-the-future" in each.message]) == 1
+    assert spans["a-ok-1"].attributes["gen_ai.usage.input_tokens"] > 0
+
+
+def test_a_result_of_an_unknown_type_is_its_own_outcome(service: Any, make_requests: Make) -> None:
+    executor = service.executor()
+    (handle,) = executor.submit(named(make_requests(2), "a-ok-1", "a-ok-2"))
+    lines = service.api.results(handle.id)
+    service.api.replace_results(
+        handle.id, [lines[0], {**lines[1], "result": {"type": "postponed", "message": {}}}]
+    )
+    results = {result.custom_id: result for result in executor.collect(handle)}
+    strange = lines[1]["custom_id"]
+    assert results[strange].type == "postponed"
+    assert results[strange].message is None
+    span = by_custom_id(service)[strange]
+    assert span.status_code == ERROR
+    assert span.attributes["error.type"] == "unknown_result_type"
+    assert span.attributes[semconv.BATCH_OUTCOME] == "unknown"
+    assert (
+        service.otlp.metric_sum(semconv.METRIC_BATCH_REQUESTS, **{semconv.BATCH_OUTCOME: "unknown"})
+        == 1
+    )
+
+
+def test_a_result_that_never_comes_is_counted_as_missing(
+    service: Any, make_requests: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    executor = service.executor()
+    (handle,) = executor.submit(named(make_requests(2), "a-ok-1", "a-ok-2"))
+    service.api.replace_results(handle.id, service.api.results(handle.id)[:1])
+    with caplog.at_level(logging.WARNING, "otel_bridge"):
+        assert len(list(executor.collect(handle))) == 1
+    assert the_batch(service).attributes["anthropic.message.batch.missing_count"] == 1
+    assert "1 of batch" in caplog.text
+
+
+def test_metrics_tell_distributions_duration_and_what_is_waited_for(
+    service: Any, make_requests: Make
+) -> None:
+    executor = service.executor()
+    (handle,) = executor.submit(named(make_requests(2), "a-ok-1", "a-errored-1"))
+    service.meters.force_flush()
+    assert service.otlp.metric_sum(semconv.METRIC_BATCH_ACTIVE) == 1
+    list(executor.collect(handle))
+    service.meters.force_flush()
+    otlp = service.otlp
+    assert otlp.metric_sum(semconv.METRIC_BATCH_ACTIVE) == 0
+    for name in (
+        "gen_ai.client.inference.operation.input_tokens",
+        "gen_ai.client.inference.operation.output_tokens",
+        "gen_ai.usage.cost",
+        "anthropic.message.batch.duration",
+    ):
+        assert otlp.metric_count(name) == 1, name
+    (duration,) = otlp.metric_points("anthropic.message.batch.duration")
+    assert duration.unit == "s"
+    assert duration.bounds[-1] == 86_400
+    (tokens,) = otlp.metric_points("gen_ai.client.inference.operation.input_tokens")
+    assert tokens.bounds[:4] == (1, 4, 16, 64)
+    assert tokens.attributes["gen_ai.operation.name"] == "chat"
+    (counter,) = otlp.metric_points("gen_ai.client.inference.usage.input_tokens")
+    assert counter.unit == "{token}"
+    assert (
+        counter.attributes.items()
+        >= {
+            "gen_ai.operation.name": "chat",
+            "gen_ai.provider.name": "anthropic",
+            "gen_ai.token.modality": "text",
+        }.items()
+    )
+
+
+def test_a_batch_that_is_sampled_out_still_counts(service: Any, make_requests: Make) -> None:
+    sampled_out = trace.SpanContext(7, 8, is_remote=True)
+    with trace.use_span(trace.NonRecordingSpan(sampled_out)):
+        results = service.executor().run(make_requests(20))
+    service.flush()
+    truth = service.api.truth(results.batch_ids[0])
+    name = "gen_ai.client.inference.usage.output_tokens"
+    assert service.otlp.metric_sum(name) == truth["output_tokens"]
+    assert service.otlp.spans == []
+    assert service.langsmith.runs == {}
