@@ -174,9 +174,12 @@ def test_no_usage_is_zero(usage: Mapping[str, Any] | None) -> None:
 @given(st.fixed_dictionaries({}, optional=dict.fromkeys([*api(TokenUsage()), "iterations"], JUNK)))
 def test_malformed_fields_count_zero(usage: dict[str, Any]) -> None:
     assert TokenUsage.from_api(usage) == TokenUsage()
-    assert TokenUsage.from_attributes(
-        dict.fromkeys(TokenUsage().to_attributes(), usage.get("input_tokens"))
-    ) == TokenUsage()
+    assert (
+        TokenUsage.from_attributes(
+            dict.fromkeys(TokenUsage().to_attributes(), usage.get("input_tokens"))
+        )
+        == TokenUsage()
+    )
 
 
 @given(usages(), st.sampled_from(sorted(api(TokenUsage()))), JUNK)
@@ -201,7 +204,7 @@ ANSWER = TokenUsage(10, 3, 12, 5, 7, 20, 4)
 class Answer(BaseHTTPRequestHandler):
     """A Messages API of one answer."""
 
-    def do_POST(self) -> None:  # noqa: N802 - http.server's name
+    def do_POST(self) -> None:
         self.rfile.read(int(self.headers["content-length"]))
         message = {
             "id": "msg_1",
