@@ -131,8 +131,8 @@ class TokenUsage:
         )
 
     def to_batch_attributes(self) -> dict[str, int]:
-        """Totals under the batch span's own names: sums over `gen_ai.usage.*` count once."""
-        attributes = {
+        """Token totals under the batch span's own names: sums over `gen_ai.usage.*` count once."""
+        return {
             name.replace("gen_ai.", "anthropic.message.batch.", 1): value
             for name, value in self.to_attributes(legacy=False).items()
             if name.startswith("gen_ai.")
@@ -144,11 +144,6 @@ class TokenUsage:
                 self.ephemeral_1h_input_tokens
             ),
         }
-        if self.web_search_requests:
-            attributes["anthropic.message.batch.usage.server_tool_use.web_search_requests"] = (
-                self.web_search_requests
-            )
-        return attributes
 
     @classmethod
     def from_batch_attributes(cls, attributes: Mapping[str, Any]) -> TokenUsage:
@@ -164,9 +159,6 @@ class TokenUsage:
         )
         renamed[semconv.ANTHROPIC_USAGE_EPHEMERAL_1H] = attributes.get(
             f"{usage}cache_write.ephemeral_1h_input_tokens"
-        )
-        renamed[semconv.ANTHROPIC_USAGE_WEB_SEARCH_REQUESTS] = attributes.get(
-            f"{usage}server_tool_use.web_search_requests"
         )
         return cls.from_attributes(renamed)
 

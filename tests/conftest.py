@@ -157,7 +157,7 @@ def _cost(line: dict[str, Any]) -> float:
         return 0.0
     usage = message["usage"]
     read, written = usage["cache_read_input_tokens"], usage["cache_creation_input_tokens"]
-    searches = (usage.get("server_tool_use") or {}).get("web_search_requests", 0)
+    searches: int = (usage.get("server_tool_use") or {}).get("web_search_requests", 0)
     listed = _list_price(
         message["model"],
         input_tokens=usage["input_tokens"] + read + written,

@@ -200,7 +200,7 @@ def test_the_propagator_carries_the_run_beside_w3c_headers(service: Any) -> None
     tracer = service.tracers.get_tracer("test")
     with tracer.start_as_current_span("x", attributes={"gen_ai.operation.name": "chat"}) as span:
         propagator.inject(carrier)
-    run = identity.run_id(span.get_span_context().span_id, span.start_time)  # type: ignore[attr-defined]
+    run = identity.run_id(span.get_span_context().span_id, span.start_time)
     assert carrier["langsmith-trace"].endswith(str(run))
     assert carrier["baggage"] == "mine=1"
     child = tracer.start_span(

@@ -35,11 +35,8 @@ def by_custom_id(service: Any) -> dict[str, CapturedSpan]:
 
 def the_batch(service: Any) -> CapturedSpan:
     service.flush()
-    (batch,) = [
-        span
-        for span in service.otlp.unique_spans()
-        if span.attributes.get("gen_ai.operation.name") == "batch"
-    ]
+    spans: list[CapturedSpan] = service.otlp.unique_spans()
+    (batch,) = [span for span in spans if span.attributes.get("gen_ai.operation.name") == "batch"]
     return batch
 
 

@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 from typing import Any
@@ -83,7 +84,8 @@ def test_every_token_type_survives_api_attributes_and_back(usage: TokenUsage, le
 
 @given(usages())
 def test_every_token_type_survives_batch_attributes(usage: TokenUsage) -> None:
-    assert TokenUsage.from_batch_attributes(usage.to_batch_attributes()) == usage
+    tokens = replace(usage, web_search_requests=0)
+    assert TokenUsage.from_batch_attributes(usage.to_batch_attributes()) == tokens
 
 
 @given(usages(), usages())

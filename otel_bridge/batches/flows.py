@@ -13,8 +13,14 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import anthropic
+import httpx2
 
-from otel_bridge.errors import BatchError, BatchNotFoundError, SubmissionAmbiguousError
+from otel_bridge.errors import (
+    BatchError,
+    BatchNotFoundError,
+    ConfigurationError,
+    SubmissionAmbiguousError,
+)
 from otel_bridge.telemetry import BatchFacts
 
 if TYPE_CHECKING:
@@ -29,6 +35,7 @@ Call = Callable[[], Any]
 Flow = Generator[Call, Any, T]
 
 _DEFINITE = (429, 529)
+_NOT_SENT = (httpx2.ConnectError, httpx2.ConnectTimeout)
 _SUBMIT_ATTEMPTS = 6
 _RECONCILE_WAITS = (1.0, 2.0, 4.0, 8.0)
 _CLOCK_SKEW = timedelta(minutes=5)
@@ -86,17 +93,26 @@ def submit(api: SyncApi | AsyncApi, requests: list[Request]) -> Flow[Any]:
                 raise BatchError(f"the API refused the batch: {describe(error)}") from error
             return (yield from _reconcile(api, len(requests), started, describe(error)))
         except (anthropic.APIConnectionError, anthropic.APIResponseValidationError) as error:
+            if isinstance(error.__cause__, _NOT_SENT):
+                raise BatchError(
+                    f"nothing was submitted: {describe(error)}; check ANTHROPIC_BASE_URL and "
+                    "the network"
+                ) from error
             return (yield from _reconcile(api, len(requests), started, describe(error)))
+        except TypeError as error:
+            raise _credentials(error) from error
     raise AssertionError("the last attempt returns or raises")
 
 
 def _reconcile(api: SyncApi | AsyncApi, count: int, started: datetime, reason: str) -> Flow[Any]:
+    listed = False
     for wait in _RECONCILE_WAITS:
         yield lambda wait=wait: api.sleep(wait)  # type: ignore[misc]
         try:
             newest = yield api.newest
         except anthropic.AnthropicError:
             continue
+        listed = True
         found = [
             batch
             for batch in newest
@@ -112,9 +128,14 @@ def _reconcile(api: SyncApi | AsyncApi, count: int, started: datetime, reason: s
                 f"no answer came ({reason}) and more than one recent batch fits: {ids}; "
                 "collect the right one by its id"
             )
+    if listed:
+        raise SubmissionAmbiguousError(
+            f"no answer came ({reason}) and the API lists no batch of {count} requests; "
+            "check the endpoint and submit again"
+        )
     raise SubmissionAmbiguousError(
-        f"no answer came ({reason}) and the API lists no batch of {count} requests; "
-        "check the endpoint and submit again"
+        f"no answer came ({reason}) and the API's list cannot be read; see whether it holds a "
+        f"batch of {count} requests before submitting again"
     )
 
 
@@ -147,6 +168,8 @@ def wait(
             faults += 1
             if faults >= _FAULTS_IN_A_ROW or error.status_code < 429:
                 raise BatchError(f"batch {batch_id} cannot be read: {describe(error)}") from error
+        except TypeError as error:
+            raise _credentials(error) from error
         except anthropic.APIConnectionError as error:
             faults += 1
             if first or faults >= _FAULTS_IN_A_ROW:
@@ -162,13 +185,21 @@ def wait(
         pause = min(pause * 1.5, max(settings.poll_max_interval, settings.poll_interval))
 
 
+def _credentials(error: TypeError) -> Exception:
+    """What the SDK means when it has no key for a request, which it then never sends."""
+    if "authentication" not in str(error):
+        return error
+    return ConfigurationError("there is no key for the Anthropic API; set ANTHROPIC_API_KEY")
+
+
 def describe(error: Exception) -> str:
     """One line for an error of the SDK, with the endpoint where there was no answer."""
     if isinstance(error, anthropic.APIStatusError):
         body = error.body
         inner = body.get("error") if isinstance(body, dict) else None
         message = inner.get("message") if isinstance(inner, dict) else error.message
-        return f"{error.status_code} {message}"
+        hint = "; check ANTHROPIC_API_KEY" if error.status_code == 401 else ""
+        return f"{error.status_code} {message}{hint}"
     if isinstance(error, anthropic.APIConnectionError):
         return f"{error.request.url.host}: {error.message}"
     return str(error).splitlines()[0] if str(error) else type(error).__name__

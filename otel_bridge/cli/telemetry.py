@@ -32,6 +32,11 @@ if TYPE_CHECKING:
 
 _GIVE_UP_AFTER = 15.0
 _END_PATIENCE = 12.0
+_VARIABLES = {
+    "OTLP": ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_HEADERS"),
+    "LangSmith": ("LANGSMITH_ENDPOINT", "LANGSMITH_API_KEY"),
+}
+"""What to check when a backend is not there, and when it refuses."""
 
 
 @dataclass(slots=True)
@@ -66,7 +71,9 @@ class BackendReport:
         if not what:
             return None
         reason = f" ({self.reason})" if self.reason else ""
-        return f"{self.name}: {' and '.join(what)} did not reach {self.endpoint}{reason}"
+        refused = any(status in (self.reason or "") for status in (" 401", " 403"))
+        remedy = "; check " + _VARIABLES[self.name][refused] if self.name in _VARIABLES else ""
+        return f"{self.name}: {' and '.join(what)} did not reach {self.endpoint}{reason}{remedy}"
 
 
 class CountingExporter(SpanExporter):

@@ -88,6 +88,8 @@ class MessageBatchesServer(LoopbackServer):
         self._api_key = api_key
         self._responder = responder
         self._batches: dict[str, _Batch] = {}
+        self.results_host: str | None = None
+        """Another base URL that `results_url` points at, as behind a gateway."""
         self._dice = random.Random()
 
     @property
@@ -268,7 +270,9 @@ class MessageBatchesServer(LoopbackServer):
             "expires_at": _timestamp(batch.created_at + _LIFE),
             "archived_at": None,
             "cancel_initiated_at": _timestamp(batch.cancel_initiated_at),
-            "results_url": f"{self.url}{PATH}/{batch.id}/results" if batch.ended else None,
+            "results_url": f"{self.results_host or self.url}{PATH}/{batch.id}/results"
+            if batch.ended
+            else None,
         }
 
 

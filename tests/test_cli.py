@@ -1,0 +1,316 @@
+"""The command: what it prints, writes and exits with, in good days and bad."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from otel_bridge import RequestsError
+from otel_bridge.batches import read_requests
+from otel_bridge.simulator import LangSmithCapture, MessageBatchesServer, OtlpCapture
+
+Make = Callable[[int], list[dict[str, Any]]]
+DEAD = "http://127.0.0.1:9"
+
+
+class Command:
+    """`otel-bridge` in a folder and an environment of its own."""
+
+    def __init__(self, folder: Path, **environment: str) -> None:
+        self.folder = folder
+        self.environment = {
+            "PATH": os.environ["PATH"],
+            "HOME": str(folder),
+            "ANTHROPIC_API_KEY": "test",
+            "OTEL_BRIDGE_POLL_INTERVAL": "0.05",
+            **environment,
+        }
+
+    def __call__(self, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "otel_bridge.cli", *arguments],
+            cwd=self.folder,
+            env=self.environment,
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+
+    def write(self, requests: list[dict[str, Any]]) -> str:
+        (self.folder / "requests.jsonl").write_text("\n".join(map(json.dumps, requests)) + "\n")
+        return "requests.jsonl"
+
+
+@pytest.fixture
+def bridge(
+    tmp_path: Path, api: MessageBatchesServer, otlp: OtlpCapture, langsmith: LangSmithCapture
+) -> Command:
+    return Command(
+        tmp_path,
+        ANTHROPIC_BASE_URL=api.url,
+        OTEL_EXPORTER_OTLP_ENDPOINT=otlp.url,
+        LANGSMITH_TRACING="true",
+        LANGSMITH_ENDPOINT=langsmith.url,
+        LANGSMITH_API_KEY="test",
+    )
+
+
+def one_line(ran: subprocess.CompletedProcess[str]) -> str:
+    lines = ran.stderr.splitlines()
+    assert len(lines) == 1, ran.stderr
+    assert lines[0].startswith("otel-bridge: ")
+    assert ran.stdout == ""
+    return lines[0]
+
+
+def test_the_demo_agrees_in_under_fifteen_seconds(tmp_path: Path) -> None:
+    started = time.monotonic()
+    ran = Command(tmp_path)("demo", "--json")
+    assert time.monotonic() - started < 15
+    assert ran.returncode == 0, ran.stderr
+    told = json.loads(ran.stdout)
+    assert told["agreed"] is True
+    assert all(figure["agrees"] for figure in told["figures"])
+    names = {figure["name"] for figure in told["figures"]}
+    assert names >= {"input tokens", "cost in USD", "succeeded", "expired"}
+    figures = {figure["name"]: figure["langsmith_runs"] for figure in told["figures"]}
+    assert all(figures.values()), "the demo shows every token type and outcome"
+
+
+def test_the_demo_for_people_shows_tree_and_table(tmp_path: Path) -> None:
+    ran = Command(tmp_path)("demo", "--requests", "12", "--seconds", "0.2")
+    assert ran.returncode == 0
+    assert "nightly-review" in ran.stdout
+    assert "One truth in every backend" in ran.stdout
+    assert "✗" not in ran.stdout.partition("One truth")[2]
+
+
+def test_run_writes_the_apis_lines_and_sums_up(
+    bridge: Command, make_requests: Make, api: MessageBatchesServer, langsmith: LangSmithCapture
+) -> None:
+    ran = bridge("run", bridge.write(make_requests(60)), "-o", "out.jsonl", "--json")
+    assert ran.returncode == 0, ran.stderr
+    told = json.loads(ran.stdout)
+    (batch_id,) = told["batches"]
+    truth = api.truth(batch_id)
+    assert {kind: told[kind] for kind in ("succeeded", "errored", "canceled", "expired")} == {
+        kind: truth[kind] for kind in ("succeeded", "errored", "canceled", "expired")
+    }
+    assert told["requests"] == 60
+    assert told["usage"] == {name: truth[name] for name in told["usage"]}
+    assert told["cost_usd"] > 0
+    assert told["backends"]["otlp"].items() >= {"sent": 62, "held_back": 0, "refused": 0}.items()
+    assert told["backends"]["langsmith"]["sent"] == 63
+    assert told["backends"]["langsmith"]["refused"] == 0
+    assert any(run["trace_id"] in told["langsmith_run_url"] for run in langsmith.runs.values()) or (
+        any(run_id in told["langsmith_run_url"] for run_id in langsmith.runs)
+    )
+    lines = (bridge.folder / "out.jsonl").read_text().splitlines()
+    assert list(map(json.loads, lines)) == api.results(batch_id)
+
+
+def test_results_go_to_stdout_and_the_summary_to_stderr(
+    bridge: Command, make_requests: Make
+) -> None:
+    text = "\n".join(map(json.dumps, make_requests(4)))
+    ran = bridge("run", "-", stdin=text)
+    assert ran.returncode == 0
+    assert len(list(map(json.loads, ran.stdout.splitlines()))) == 4
+    for word in ("input_tokens", "cost", "trace ", "LangSmith http"):
+        assert word in ran.stderr
+
+
+def test_json_without_output_still_keeps_the_results(bridge: Command, make_requests: Make) -> None:
+    ran = bridge("run", bridge.write(make_requests(4)), "--json")
+    told = json.loads(ran.stdout)
+    assert told["output"] == f"{told['batches'][0]}.jsonl"
+    assert len((bridge.folder / told["output"]).read_text().splitlines()) == 4
+
+
+def test_failed_requests_matter_to_the_status_only_when_asked(
+    bridge: Command, make_requests: Make
+) -> None:
+    bad = bridge.write([{**make_requests(1)[0], "custom_id": "a-errored-1"}])
+    assert bridge("run", bad, "-o", "out").returncode == 0
+    assert bridge("run", bad, "-o", "out", "--fail-on-error").returncode == 3
+
+
+@pytest.mark.parametrize("fault", ["refuses", "hangs"])
+def test_backends_that_are_down_cost_no_result(
+    bridge: Command,
+    make_requests: Make,
+    api: MessageBatchesServer,
+    otlp: OtlpCapture,
+    langsmith: LangSmithCapture,
+    fault: str,
+) -> None:
+    if fault == "hangs":
+        otlp.hang_all()
+        langsmith.hang_all()
+    else:
+        bridge.environment["OTEL_EXPORTER_OTLP_ENDPOINT"] = DEAD
+        bridge.environment["LANGSMITH_ENDPOINT"] = DEAD
+    started = time.monotonic()
+    ran = bridge("run", bridge.write(make_requests(3000)), "-o", "out.jsonl")
+    assert time.monotonic() - started < 60
+    assert ran.returncode == 0
+    assert len((bridge.folder / "out.jsonl").read_text().splitlines()) == 3000
+    assert "Traceback" not in ran.stderr
+    complaints = [line for line in ran.stderr.splitlines() if line.startswith("otel-bridge: ")]
+    assert len(complaints) == 2, ran.stderr
+    spans, runs = complaints
+    assert spans.startswith("otel-bridge: OTLP: 3002 of 3002 spans and the metrics did not reach")
+    assert runs.startswith("otel-bridge: LangSmith: 3003 of 3003 run updates did not reach")
+    reason = "no answer in time" if fault == "hangs" else "no connection"
+    assert spans.endswith(f"({reason}); check OTEL_EXPORTER_OTLP_ENDPOINT")
+    assert runs.endswith(f"({reason}); check LANGSMITH_ENDPOINT")
+    assert len(api.batch_ids) == 1
+
+
+def test_a_refused_key_is_said_in_one_line(
+    bridge: Command, make_requests: Make, langsmith: LangSmithCapture
+) -> None:
+    langsmith.refuse_all(401)
+    ran = bridge("run", bridge.write(make_requests(5)), "-o", "out.jsonl", "--json")
+    assert ran.returncode == 0
+    told = json.loads(ran.stdout)
+    assert told["backends"]["langsmith"]["refused"] == 8
+    assert told["backends"]["otlp"]["refused"] == 0
+    (complaint,) = [line for line in ran.stderr.splitlines() if "did not reach" in line]
+    assert "HTTP 401" in complaint
+    assert complaint.endswith("; check LANGSMITH_API_KEY")
+
+
+BAD_FILES = [
+    (b'{"custom_id"\n', "requests.jsonl, line 1: not JSON"),
+    (b"\n[]\n", "requests.jsonl, line 2: not an object"),
+    (b'{"params": {}}\n', "line 1: custom_id is missing"),
+    (b'{"custom_id": "a b", "params": {}}\n', "line 1: custom_id 'a b' must be"),
+    (b'{"custom_id": "a"}\n', "line 1: params is missing"),
+    (b'{"custom_id": "a", "params": {}}\n', "line 1: params.model is missing"),
+    (b'{"custom_id": "a", "params": {"model": "m"}}\n', "params.max_tokens is missing"),
+    (
+        b'{"custom_id": "a", "params": {"model": "m", "max_tokens": 1}}\n',
+        "params.messages is missing",
+    ),
+    (b"\n\n", "there are no requests in it"),
+    (b"\xff\xfe\n", "line 1: not JSON"),
+]
+
+
+@pytest.mark.parametrize(("data", "reason"), BAD_FILES)
+def test_a_bad_file_is_named_with_its_line(tmp_path: Path, data: bytes, reason: str) -> None:
+    file = tmp_path / "requests.jsonl"
+    file.write_bytes(data)
+    with pytest.raises(RequestsError) as refused:
+        read_requests(str(file))
+    assert reason in str(refused.value)
+
+
+def test_the_last_line_counts_as_much_as_the_first(
+    bridge: Command, make_requests: Make, api: MessageBatchesServer
+) -> None:
+    good = make_requests(3)
+    ran = bridge("submit", bridge.write([*good, good[0]]))
+    assert "requests.jsonl, line 4: custom_id 'item-00000' is already used in" in one_line(ran)
+    assert ran.returncode == 2
+    assert api.requests == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "status", "reason"),
+    [
+        (["run", "nowhere.jsonl"], {}, 2, "nowhere.jsonl: cannot be read (No such file"),
+        (["run", "."], {}, 2, "cannot be read (Is a directory)"),
+        (["run", "requests.jsonl"], {"ANTHROPIC_API_KEY": ""}, 2, "set ANTHROPIC_API_KEY"),
+        (["run", "requests.jsonl"], {"ANTHROPIC_BASE_URL": DEAD}, 1, "ANTHROPIC_BASE_URL"),
+        (["run", "requests.jsonl", "-o", "no/where"], {}, 2, "no/where: cannot be written"),
+        (
+            ["run", "requests.jsonl"],
+            {"OTEL_BRIDGE_MAX_REQUEST_SPANS": "many"},
+            2,
+            "OTEL_BRIDGE_MAX_REQUEST_SPANS='many' cannot be used",
+        ),
+        (["collect", "msgbatch_none"], {}, 1, "the API knows no batch 'msgbatch_none'"),
+        (["collect", "requests.jsonl"], {}, 2, "requests.jsonl: not what `otel-bridge submit"),
+    ],
+)
+def test_bad_input_is_one_line_that_names_the_place(
+    bridge: Command,
+    make_requests: Make,
+    api: MessageBatchesServer,
+    arguments: list[str],
+    environment: dict[str, str],
+    status: int,
+    reason: str,
+) -> None:
+    bridge.write(make_requests(1))
+    bridge.environment |= environment
+    ran = bridge(*arguments)
+    assert reason in one_line(ran)
+    assert ran.returncode == status
+    assert api.batch_ids == []
+
+
+def test_a_refusal_of_the_api_is_one_line(
+    bridge: Command, make_requests: Make, api: MessageBatchesServer
+) -> None:
+    api.refuse_all(401)
+    ran = bridge("run", bridge.write(make_requests(1)))
+    line = one_line(ran)
+    assert "the API refused the batch: 401" in line
+    assert "ANTHROPIC_API_KEY" in line
+    assert ran.returncode == 1
+
+
+def test_without_backends_the_command_just_runs(
+    bridge: Command, make_requests: Make, otlp: OtlpCapture, langsmith: LangSmithCapture
+) -> None:
+    for name in ("OTEL_EXPORTER_OTLP_ENDPOINT", "LANGSMITH_TRACING"):
+        del bridge.environment[name]
+    ran = bridge("run", bridge.write(make_requests(3)), "-o", "out.jsonl", "--json")
+    assert ran.returncode == 0, ran.stderr
+    assert json.loads(ran.stdout)["backends"] == {}
+    assert otlp.requests == []
+    assert langsmith.requests == []
+    bridge.environment["OTEL_SDK_DISABLED"] = "true"
+    assert bridge("run", "requests.jsonl", "-o", "out.jsonl").returncode == 0
+
+
+def test_a_services_own_provider_is_used_as_it_stands(
+    bridge: Command, make_requests: Make, otlp: OtlpCapture
+) -> None:
+    bridge.environment |= {
+        "OTEL_TRACES_EXPORTER": "otlp",
+        "OTEL_METRICS_EXPORTER": "otlp",
+        "OTEL_LOGS_EXPORTER": "none",
+        "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
+    }
+    name = bridge.write(make_requests(3))
+    program = (
+        "from opentelemetry.instrumentation.auto_instrumentation import initialize; initialize();"
+        f"import sys; sys.argv = ['otel-bridge', 'run', '{name}', '-o', 'out'];"
+        "from otel_bridge.cli import main; main()"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=bridge.folder,
+        env=bridge.environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert "Overriding" not in ran.stderr
+    names = [span.name for span in otlp.unique_spans() if span.scope == "otel_bridge"]
+    assert len(names) == 4
