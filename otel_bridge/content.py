@@ -19,6 +19,7 @@ _FINISH_REASONS = {
     "stop_sequence": "stop",
     "pause_turn": "stop",
     "max_tokens": "length",
+    "model_context_window_exceeded": "length",
     "tool_use": "tool_call",
     "refusal": "content_filter",
 }

@@ -122,9 +122,10 @@ def price(
     One request, never a sum: above a model's long-context threshold every rate of the request
     changes. `tier` "batch" halves the list price of tokens, whatever the date and the model;
     any other tier pays list. Web searches have no discount. `at` chooses among prices that
-    changed over time, now by default.
+    changed over time, now by default; without a time zone it is UTC.
     """
-    day = (at or datetime.now(UTC)).astimezone(UTC).date()
+    at = at or datetime.now(UTC)
+    day = (at.astimezone(UTC) if at.tzinfo else at).date()
     total_input = usage.total_input_tokens
     for rates in _rates(model, day, tier == "batch"):
         if total_input > rates.above:

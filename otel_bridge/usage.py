@@ -17,6 +17,21 @@ def _section(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
 
 
+_BATCH_NAMES = {
+    name: semconv.BATCH_USAGE_PREFIX + name.partition(".usage.")[2]
+    for name in (
+        semconv.GEN_AI_USAGE_INPUT_TOKENS,
+        semconv.GEN_AI_USAGE_OUTPUT_TOKENS,
+        semconv.GEN_AI_USAGE_CACHE_READ_INPUT_TOKENS,
+        semconv.GEN_AI_USAGE_CACHE_WRITE_INPUT_TOKENS,
+        semconv.GEN_AI_USAGE_REASONING_OUTPUT_TOKENS,
+        semconv.ANTHROPIC_USAGE_EPHEMERAL_5M,
+        semconv.ANTHROPIC_USAGE_EPHEMERAL_1H,
+        semconv.ANTHROPIC_USAGE_WEB_SEARCH_REQUESTS,
+    )
+}
+
+
 @dataclass(frozen=True, slots=True)
 class TokenUsage:
     """Tokens by type, named and counted as the Anthropic API does.
@@ -131,36 +146,16 @@ class TokenUsage:
         )
 
     def to_batch_attributes(self) -> dict[str, int]:
-        """Token totals under the batch span's own names: sums over `gen_ai.usage.*` count once."""
-        return {
-            name.replace("gen_ai.", "anthropic.message.batch.", 1): value
-            for name, value in self.to_attributes(legacy=False).items()
-            if name.startswith("gen_ai.")
-        } | {
-            "anthropic.message.batch.usage.cache_write.ephemeral_5m_input_tokens": (
-                self.ephemeral_5m_input_tokens
-            ),
-            "anthropic.message.batch.usage.cache_write.ephemeral_1h_input_tokens": (
-                self.ephemeral_1h_input_tokens
-            ),
-        }
+        """Totals under the batch span's own names: sums over `gen_ai.usage.*` count once."""
+        attributes = self.to_attributes(legacy=False)
+        return {_BATCH_NAMES[name]: value for name, value in attributes.items()}
 
     @classmethod
     def from_batch_attributes(cls, attributes: Mapping[str, Any]) -> TokenUsage:
         """Read what `to_batch_attributes` wrote."""
-        usage = semconv.BATCH_USAGE_PREFIX
-        renamed = {
-            name.replace(usage, "gen_ai.usage.", 1): value
-            for name, value in attributes.items()
-            if name.startswith(usage)
-        }
-        renamed[semconv.ANTHROPIC_USAGE_EPHEMERAL_5M] = attributes.get(
-            f"{usage}cache_write.ephemeral_5m_input_tokens"
+        return cls.from_attributes(
+            {name: attributes.get(total) for name, total in _BATCH_NAMES.items()}
         )
-        renamed[semconv.ANTHROPIC_USAGE_EPHEMERAL_1H] = attributes.get(
-            f"{usage}cache_write.ephemeral_1h_input_tokens"
-        )
-        return cls.from_attributes(renamed)
 
     def to_usage_metadata(self) -> dict[str, Any]:
         """LangSmith's `usage_metadata`, without costs; every token is in one detail key at most.

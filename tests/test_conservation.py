@@ -119,10 +119,14 @@ def test_sums_equal_the_truth(
         "output_tokens": truth["output_tokens"],
         "cache_read.input_tokens": truth["cache_read_input_tokens"],
         "cache_write.input_tokens": truth["cache_creation_input_tokens"],
-        "cache_write.ephemeral_5m_input_tokens": truth["ephemeral_5m_input_tokens"],
-        "cache_write.ephemeral_1h_input_tokens": truth["ephemeral_1h_input_tokens"],
+        "cache_creation.ephemeral_5m_input_tokens": truth["ephemeral_5m_input_tokens"],
+        "cache_creation.ephemeral_1h_input_tokens": truth["ephemeral_1h_input_tokens"],
         "reasoning.output_tokens": truth["thinking_tokens"],
-    }
+    } | (
+        {"server_tool_use.web_search_requests": truth["web_search_requests"]}
+        if truth["web_search_requests"]
+        else {}
+    )
     assert batch.attributes[semconv.BATCH_COST] == pytest.approx(cost, rel=0, abs=1e-9)
     for outcome in OUTCOMES:
         assert batch.attributes[f"anthropic.message.batch.{outcome}_count"] == truth[outcome]
