@@ -209,10 +209,47 @@ def test_a_fault_of_telemetry_reaches_nobody(
 ) -> None:
     service.tracers.add_span_processor(Broken())
     with caplog.at_level(logging.WARNING, "otel_bridge"):
-        assert len(service.executor().run(make_requests(30))) == 30
+        results = service.executor().run(make_requests(30))
+    assert len(results) == 30
     assert len([each for each in caplog.records if "Telemetry" in each.message]) == 1
     service.meters.force_flush()
     assert service.otlp.metric_sum("anthropic.message.batch.active") == 0
+    told = service.otlp.metric_sum("gen_ai.client.inference.usage.output_tokens")
+    assert told == service.api.truth(results.batch_ids[0])["output_tokens"]
+
+
+def test_results_read_in_several_goes_count_once(service: Any, make_requests: Make) -> None:
+    executor = service.executor(max_request_spans=4)
+    (handle,) = executor.submit(make_requests(450))
+    first = next(iter(executor.collect(handle)))
+    again = list(executor.collect(handle))
+    assert len(again) == 450
+    assert first.custom_id in {result.custom_id for result in again}
+    assert len(list(executor.collect(handle))) == 450
+    service.flush()
+    truth = service.api.truth(handle.id)
+    otlp = service.otlp
+    name = "gen_ai.client.inference.usage.output_tokens"
+    assert otlp.metric_sum(name) == truth["output_tokens"]
+    assert otlp.metric_count("gen_ai.usage.cost") == truth["succeeded"]
+    assert otlp.metric_count("anthropic.message.batch.duration") == 1
+    assert otlp.metric_sum("anthropic.message.batch.active") == 0
+    spans = sum(span.attributes.get("gen_ai.usage.output_tokens", 0) for span in otlp.spans)
+    assert spans == service.langsmith.usage_totals()["output_tokens"] == truth["output_tokens"]
+
+
+def test_a_progress_display_that_fails_loses_no_batch(
+    service: Any, make_requests: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(_: object) -> None:
+        raise KeyError
+
+    executor = BatchExecutor(
+        service.client, settings=service.settings(langsmith_tracing=False), on_progress=fail
+    )
+    with caplog.at_level(logging.WARNING):
+        assert len(executor.run(make_requests(2))) == 2
+    assert "Going on without it: KeyError" in caplog.text
 
 
 def test_progress_is_told_each_time_the_api_describes_the_batch(

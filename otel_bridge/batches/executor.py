@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -19,7 +20,7 @@ from otel_bridge.batches.results import BatchResult, BatchResults
 from otel_bridge.config import Settings
 from otel_bridge.errors import BatchError, ConfigurationError
 from otel_bridge.langsmith import LangSmithPropagator, mirror
-from otel_bridge.telemetry import BatchFacts, BatchRecorder, BatchRecording
+from otel_bridge.telemetry import BatchFacts, BatchRecorder
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
@@ -31,6 +32,15 @@ Progress = Callable[[BatchFacts], None]
 
 _READ_FAULTS = (anthropic.AnthropicError, httpx2.HTTPError)
 _propagator = LangSmithPropagator()
+
+
+@contextlib.contextmanager
+def _never_in_the_way() -> Iterator[None]:
+    """A propagator's or a progress display's fault must not lose a batch that is paid for."""
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001 - whatever it is
+        logger.warning("Going on without it: %s: %s", type(error).__name__, error)
 
 
 class _Executor(Generic[ApiT]):
@@ -50,20 +60,18 @@ class _Executor(Generic[ApiT]):
         self._recorder = BatchRecorder(tracer_provider, meter_provider, self.settings)
         self._on_progress = on_progress
         self._submitted: dict[str, BatchHandle] = {}
-        self.recordings: dict[str, BatchRecording] = {}
-        """Recordings by batch id: trace id, outcomes, usage and cost of what ran here."""
         mirror(self._recorder.provider, self.settings)
 
     def _opened(self, batch: Any, requests: list[Request]) -> BatchHandle:
         facts = BatchFacts.from_api(batch)
         carrier: dict[str, str] = {}
-        propagate.inject(carrier)
-        _propagator.inject(carrier)
+        with _never_in_the_way():
+            propagate.inject(carrier)
+            _propagator.inject(carrier)
         params = {request["custom_id"]: request["params"] for request in requests}
         models = tuple(sorted({str(each["model"]) for each in params.values()}))
         handle = BatchHandle(facts.id, facts.request_count, carrier, models, params)
         handle.recording = self._recorder.start(facts, models=models)
-        self.recordings[facts.id] = handle.recording
         self._submitted[facts.id] = handle
         self._progress(facts)
         return handle
@@ -77,7 +85,6 @@ class _Executor(Generic[ApiT]):
         def seen(facts: BatchFacts) -> None:
             if handle.recording is None:
                 handle.recording = self._recorder.start(facts, self._context(handle), handle.models)
-                self.recordings[facts.id] = handle.recording
             else:
                 handle.recording.update(facts)
             self._progress(facts)
@@ -85,13 +92,15 @@ class _Executor(Generic[ApiT]):
         return seen
 
     def _context(self, handle: BatchHandle) -> Context | None:
-        if not handle.carrier:
-            return None
-        return _propagator.extract(handle.carrier, propagate.extract(handle.carrier))
+        if handle.carrier:
+            with _never_in_the_way():
+                return _propagator.extract(handle.carrier, propagate.extract(handle.carrier))
+        return None
 
     def _progress(self, facts: BatchFacts) -> None:
         if self._on_progress is not None:
-            self._on_progress(facts)
+            with _never_in_the_way():
+                self._on_progress(facts)
 
     def _collector(self, handle: BatchHandle, facts: BatchFacts) -> Collector:
         if handle.recording is None:

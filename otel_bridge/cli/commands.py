@@ -55,7 +55,7 @@ def _command(function: Callable[..., None]) -> Callable[..., None]:
         except BridgeError as error:
             _stop(error)
         except KeyboardInterrupt:
-            click.echo("otel-bridge: interrupted; the batch goes on", err=True)
+            click.echo("otel-bridge: interrupted", err=True)
             raise SystemExit(FAILED) from None
 
     return call
@@ -91,20 +91,21 @@ class _Session:
         failed = 0
         self.output = output or (f"{batches[0].id}.jsonl" if self.as_json else None)
         with _results_file(self.output) as file, self.progress:
-            for handle in batches:
-                for result in self.executor.collect(handle):
-                    file.write(result.raw + b"\n")
-                    failed += not result.succeeded
+            try:
+                for handle in batches:
+                    for result in self.executor.collect(handle):
+                        file.write(result.raw + b"\n")
+                        failed += not result.succeeded
+            except KeyboardInterrupt:
+                ids = " ".join(handle.id for handle in batches)
+                raise BridgeError(
+                    f"interrupted; the batch goes on, `otel-bridge collect {ids}` reads it"
+                ) from None
         return failed
 
     def summarise(self, batches: list[BatchHandle]) -> None:
         reports = self.telemetry.finish()
-        summary = render.Summary.of(
-            [self.executor.recordings[handle.id] for handle in batches],
-            [handle.id for handle in batches],
-            reports,
-            self.telemetry.langsmith,
-        )
+        summary = render.Summary.of(batches, reports, self.telemetry.langsmith)
         if self.as_json:
             click.echo(orjson.dumps({**summary.to_dict(), "output": self.output}))
         else:

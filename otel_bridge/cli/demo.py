@@ -76,11 +76,13 @@ def run_demo(count: int, seconds: float, *, as_json: bool) -> bool:
         executor = BatchExecutor(settings=settings, on_progress=progress.update)
         tracer = trace.get_tracer("otel_bridge.demo")
         with progress, tracer.start_as_current_span("nightly-review"):
-            results = executor.run(_requests(count))
+            (handle,) = executor.submit(_requests(count))
+            for _ in executor.collect(handle):
+                pass
         reports = telemetry.finish()
-        batch_id = results.batch_ids[0]
+        batch_id = handle.id
         rows = _compare(api.truth(batch_id), api.results(batch_id), otlp, langsmith)
-        summary = render.Summary.of([executor.recordings[batch_id]], [batch_id], reports, None)
+        summary = render.Summary.of([handle], reports, None)
         agreed = all(row.agrees for row in rows) and not langsmith.refusals
         if as_json:
             figures = [

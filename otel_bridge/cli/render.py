@@ -18,6 +18,7 @@ from otel_bridge.usage import TokenUsage
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from otel_bridge.batches import BatchHandle
     from otel_bridge.cli.telemetry import BackendReport
     from otel_bridge.langsmith import LangSmithSpanProcessor
     from otel_bridge.telemetry import BatchFacts, BatchRecording
@@ -83,12 +84,12 @@ class Summary:
     @classmethod
     def of(
         cls,
-        recordings: Sequence[BatchRecording],
-        batches: list[str],
+        handles: Sequence[BatchHandle],
         backends: Sequence[BackendReport],
         langsmith: LangSmithSpanProcessor | None,
     ) -> Summary:
-        """Sum recordings up."""
+        """Sum up what was recorded of collected batches."""
+        recordings = [handle.recording for handle in handles if handle.recording]
         outcomes: dict[str, int] = {}
         usage = TokenUsage()
         costs = []
@@ -100,7 +101,7 @@ class Summary:
                 outcomes[kind] = outcomes.get(kind, 0) + count
         first = recordings[0] if recordings else None
         return cls(
-            batches,
+            [handle.id for handle in handles],
             outcomes,
             usage,
             sum(costs) if costs else None,

@@ -209,6 +209,10 @@ def mirror(provider: Any, settings: Settings | None = None) -> LangSmithSpanProc
             (each for each in processors if isinstance(each, LangSmithSpanProcessor)), None
         )
         if known is None:
-            known = LangSmithSpanProcessor(settings=settings)
+            try:
+                known = LangSmithSpanProcessor(settings=settings)
+            except Exception as error:  # noqa: BLE001 - the caller's batch goes on without it
+                logger.warning("Nothing is mirrored to LangSmith: %s", error)
+                return None
             provider.add_span_processor(known)
         return known

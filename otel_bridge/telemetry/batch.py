@@ -25,7 +25,10 @@ def _nanoseconds(moment: datetime) -> int:
 
 def _parse(value: datetime | str | None) -> datetime | None:
     if isinstance(value, str):
-        value = datetime.fromisoformat(value)
+        try:
+            value = datetime.fromisoformat(value)
+        except ValueError:
+            return None
     if value is not None and value.tzinfo is None:
         value = value.replace(tzinfo=UTC)
     return value

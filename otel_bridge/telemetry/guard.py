@@ -14,9 +14,9 @@ S = TypeVar("S", bound="Guarded")
 
 
 class Guarded:
-    """Switches itself off at its first fault, so that telemetry never reaches the caller."""
+    """Says its first fault, and goes on: one span that fails must not take the sums with it."""
 
-    broken = False
+    faulty = False
 
 
 def guarded(
@@ -26,13 +26,14 @@ def guarded(
 
     @wraps(method)
     def call(self: S, /, *args: P.args, **kwargs: P.kwargs) -> None:
-        if self.broken:
-            return
         try:
             method(self, *args, **kwargs)
         except Exception as error:
-            self.broken = True
-            logger.warning("Telemetry of this batch stops: %s: %s", type(error).__name__, error)
+            if not self.faulty:
+                self.faulty = True
+                logger.warning(
+                    "Telemetry of this batch is incomplete: %s: %s", type(error).__name__, error
+                )
             logger.debug("Telemetry fault", exc_info=True)
 
     return call

@@ -110,7 +110,9 @@ class BatchRecording(Guarded):
         self._total = _Sum()
         self._rolled: dict[tuple[str, str], _Sum] = {}
         self._selection: Selection[_Request] | None = None
+        self._recorded: set[str] = set()
         self._active = False
+        self._ended = False
 
     @property
     def facts(self) -> BatchFacts:
@@ -161,13 +163,19 @@ class BatchRecording(Guarded):
         self._parent = trace.set_span_in_context(self._span, parent)
         if cap is not None and count > cap:
             self._selection = Selection(cap)
-        if batch.status != "ended":
+        self._wait(batch)
+
+    def _wait(self, batch: BatchFacts) -> None:
+        if batch.status != "ended" and not self._active:
             self._active = True
             self._recorder.metrics.active(1)
 
     @guarded
     def update(self, batch: BatchFacts) -> None:
         """The API described the batch anew: a change of state is an event on its span."""
+        if self._ended:
+            return
+        self._wait(batch)
         if batch.status != self._batch.status:
             self._span.add_event(
                 semconv.BATCH_STATE_EVENT,
@@ -182,8 +190,14 @@ class BatchRecording(Guarded):
 
     @guarded
     def result(self, line: Mapping[str, Any], params: Params | None = None) -> None:
-        """One decoded line of the results, with the request's `params` where they are known."""
+        """One decoded line of the results, with the request's `params` where they are known.
+
+        A result that was recorded before counts no more: results may be read in several goes.
+        """
         outcome = Outcome.from_line(line)
+        if outcome.custom_id in self._recorded:
+            return
+        self._recorded.add(outcome.custom_id)
         model = self._model(outcome, params)
         cost: Cost | None = Cost()  # only what succeeded is billed
         if outcome.message is not None:
@@ -211,7 +225,10 @@ class BatchRecording(Guarded):
     @guarded
     def end(self, batch: BatchFacts) -> None:
         """All results were recorded: emit what waits, the sums, and close the batch's span."""
+        if self._ended:
+            return
         self.update(batch)
+        self._ended = True
         for request in self._selection.drain() if self._selection else ():
             self._emit(request)
         for (model, kind), rolled in sorted(self._rolled.items()):
@@ -228,7 +245,7 @@ class BatchRecording(Guarded):
     def abandon(self) -> None:
         """Stop waiting for the batch; its span stays open for whoever collects it."""
         if self._active:
-            self._active = False  # also where the recording broke: the gauge must not stay up
+            self._active = False
             with contextlib.suppress(Exception):
                 self._recorder.metrics.active(-1)
 
@@ -238,6 +255,7 @@ class BatchRecording(Guarded):
             model = next(iter(self._models))
         return model if isinstance(model, str) else ""
 
+    @guarded
     def _end_span(self, batch: BatchFacts) -> None:
         counts = self.outcomes
         self._span.set_attributes(batch_totals(counts, self._total.usage, self._total.cost))
@@ -282,6 +300,7 @@ class BatchRecording(Guarded):
         legacy = not self._settings.latest_semconv_only
         return inference_attributes(self._batch.id, model, kind, usage, cost, legacy=legacy)
 
+    @guarded
     def _span_of(
         self, span_id: int, model: str, attributes: dict[str, Any], outcome: Outcome | None
     ) -> None:
