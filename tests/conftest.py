@@ -8,6 +8,7 @@ from functools import cache
 from typing import Any
 
 import anthropic
+import hypothesis
 import pytest
 from genai_prices import Usage, calc_price
 from langsmith import Client
@@ -22,6 +23,12 @@ from urllib3 import Retry
 from otel_bridge import AsyncBatchExecutor, BatchExecutor, LangSmithSpanProcessor, Settings
 from otel_bridge.langsmith import Delivery
 from otel_bridge.simulator import LangSmithCapture, MessageBatchesServer, OtlpCapture
+
+# Speed is measured in benchmarks; a slow machine must not fail a test.
+hypothesis.settings.register_profile(
+    "patient", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("patient")
 
 MODELS = ("claude-sonnet-4-5-20250929", "claude-haiku-4-5-20251001")
 

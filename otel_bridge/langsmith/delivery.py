@@ -148,7 +148,9 @@ class Delivery:
             # A round that began before now may have passed over what waits already.
             rounds = self._rounds + 2
             self._wake.notify_all()
-            while (self._queue or self._rounds < rounds) and self._thread.is_alive():
+            while (
+                self._queue or self._in_flight or self._rounds < rounds
+            ) and self._thread.is_alive():
                 left = deadline - time.monotonic()
                 if left <= 0:
                     break
