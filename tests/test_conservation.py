@@ -162,3 +162,13 @@ def test_the_cap_keeps_failures_first_and_never_depends_on_arrival(
         ours = before[span_id]
         for name in (*SPAN_TOKENS.values(), semconv.BATCH_CUSTOM_ID, semconv.BATCH_ROLLUP):
             assert attributes.get(name) == ours.get(name)
+
+
+def test_a_burst_overruns_no_queue_of_a_slow_backend(
+    service: Any, make_requests: Callable[[int], list[dict[str, Any]]]
+) -> None:
+    service.otlp.fail_next(path="traces", delay=0.25, times=math.inf)
+    service.executor(max_request_spans=None).run(make_requests(5000))
+    service.flush()
+    assert len(service.otlp.unique_spans()) == 5001
+    assert len(service.langsmith.runs) == 5001
