@@ -96,7 +96,9 @@ def _usage(dice: random.Random) -> dict[str, Any]:
         "output_tokens_details": {
             "thinking_tokens": dice.randint(0, output) if dice.random() < 0.25 else 0
         },
-        "server_tool_use": {"web_search_requests": 1} if dice.random() < 0.05 else None,
+        "server_tool_use": {"web_search_requests": 1, "web_fetch_requests": 0}
+        if dice.random() < 0.05
+        else None,
         "service_tier": "batch",
     }
 

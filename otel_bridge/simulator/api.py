@@ -6,7 +6,6 @@ Source: https://docs.anthropic.com/en/api/creating-message-batches and its neigh
 from __future__ import annotations
 
 import random
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,25 +15,20 @@ from typing import Any
 import orjson
 
 from otel_bridge.simulator.answers import OUTCOMES, result_of, truth_of
+from otel_bridge.simulator.checks import (
+    MAX_BYTES,
+    RefusedError,
+    check_key,
+    check_requests,
+    page_limit,
+    refusal,
+)
 from otel_bridge.simulator.server import LoopbackServer, Request, Response
 
 PATH = "/v1/messages/batches"
-MAX_REQUESTS = 100_000
-MAX_BYTES = 256_000_000
 _LIFE = timedelta(hours=24)
 _CANCELING = timedelta(seconds=0.2)
 _LINES_PER_CHUNK = 200
-_CUSTOM_ID = re.compile(r"[a-zA-Z0-9_-]{1,64}")
-_ERROR_TYPES = {
-    400: "invalid_request_error",
-    401: "authentication_error",
-    403: "permission_error",
-    404: "not_found_error",
-    413: "request_too_large",
-    429: "rate_limit_error",
-    500: "api_error",
-    529: "overloaded_error",
-}
 
 Responder = Callable[[Mapping[str, Any], dict[str, Any]], dict[str, Any]]
 
@@ -58,12 +52,6 @@ class _Batch:
         if self.ended:
             return "ended"
         return "canceling" if self.cancel_initiated_at else "in_progress"
-
-
-class _RefusedError(Exception):
-    def __init__(self, status: int, message: str) -> None:
-        super().__init__(message)
-        self.status = status
 
 
 class MessageBatchesServer(LoopbackServer):
@@ -137,36 +125,20 @@ class MessageBatchesServer(LoopbackServer):
     def answer(self, request: Request) -> Response:
         request_id = f"req_{self._dice.getrandbits(96):024x}"
         try:
-            self._authenticate(request)
+            check_key(request.headers, self._api_key)
             response = self._route(request)
-        except _RefusedError as error:
-            response = self._refusal(error.status, str(error), request_id)
+        except RefusedError as error:
+            return refusal(error.status, str(error), request_id)
         return Response(
             response.status, response.body, {"request-id": request_id, **response.headers}
         )
 
     def error(self, status: int) -> Response:
-        return self._refusal(status, f"simulated {status}", "req_simulated")
-
-    def _refusal(self, status: int, message: str, request_id: str) -> Response:
-        kind = _ERROR_TYPES.get(status, "api_error")
-        envelope = {
-            "type": "error",
-            "error": {"type": kind, "message": message},
-            "request_id": request_id,
-        }
-        return Response.of_json(envelope, status)
-
-    def _authenticate(self, request: Request) -> None:
-        key = request.headers.get("x-api-key") or request.headers.get("authorization")
-        if not key or (self._api_key and self._api_key not in key):
-            raise _RefusedError(401, "invalid x-api-key")
-        if "anthropic-version" not in request.headers:
-            raise _RefusedError(400, "anthropic-version: header is required")
+        return refusal(status, f"simulated {status}", "req_simulated")
 
     def _route(self, request: Request) -> Response:
         if not request.path.startswith(PATH):
-            raise _RefusedError(404, f"Not found: {request.path}")
+            raise RefusedError(404, f"Not found: {request.path}")
         parts = request.path.removeprefix(PATH).strip("/").split("/")
         match request.method, parts:
             case "POST", [""]:
@@ -181,32 +153,34 @@ class MessageBatchesServer(LoopbackServer):
                 return self._delete(self._known(batch_id))
             case "GET", [batch_id, "results"]:
                 return self._results(self._known(batch_id))
-        raise _RefusedError(404, f"Not found: {request.method} {request.path}")
+        raise RefusedError(404, f"Not found: {request.method} {request.path}")
 
     def _known(self, batch_id: str) -> _Batch:
         batch = self._batches.get(batch_id)
         if batch is None:
-            raise _RefusedError(404, f"No such message batch: {batch_id}")
+            raise RefusedError(404, f"No such message batch: {batch_id}")
         return batch
 
     def _create(self, request: Request) -> Response:
         if len(request.body) > MAX_BYTES:
-            raise _RefusedError(413, "Request exceeds the maximum size of 256 MB")
+            raise RefusedError(413, "Request exceeds the maximum size of 256 MB")
         try:
             requests = request.json()["requests"]
         except (ValueError, KeyError, TypeError):
-            raise _RefusedError(400, "requests: Field required") from None
-        _check(requests)
+            raise RefusedError(400, "requests: Field required") from None
+        check_requests(requests)
         return Response.of_json(self._describe(self._batches[self.add_batch(requests)]))
 
     def _list(self, query: Mapping[str, str]) -> Response:
         newest = list(reversed(self._batches))
-        if "after_id" in query and query["after_id"] in newest:
-            newest = newest[newest.index(query["after_id"]) + 1 :]
-        if "before_id" in query and query["before_id"] in newest:
-            newest = newest[: newest.index(query["before_id"])]
-        limit = int(query.get("limit", 20))
-        page = newest[:limit]
+        limit = page_limit(query)
+        after, before = query.get("after_id"), query.get("before_id")
+        if after in newest:
+            newest = newest[newest.index(after) + 1 :]
+        if before in newest:
+            newest = newest[: newest.index(before)]
+        # Going back, a page holds the neighbours of `before_id` and not the newest of all.
+        page = newest[-limit:] if before and not after else newest[:limit]
         return Response.of_json(
             {
                 "data": [self._describe(self._batches[batch_id]) for batch_id in page],
@@ -218,7 +192,7 @@ class MessageBatchesServer(LoopbackServer):
 
     def _cancel(self, batch: _Batch) -> Response:
         if batch.ended:
-            raise _RefusedError(400, "Message Batch has already ended")
+            raise RefusedError(400, "Message Batch has already ended")
         if batch.cancel_initiated_at is None:
             now = datetime.now(UTC)
             batch.cancel_initiated_at = now
@@ -230,13 +204,13 @@ class MessageBatchesServer(LoopbackServer):
 
     def _delete(self, batch: _Batch) -> Response:
         if not batch.ended:
-            raise _RefusedError(400, "Message Batches can only be deleted once they have ended")
+            raise RefusedError(400, "Message Batches can only be deleted once they have ended")
         del self._batches[batch.id]
         return Response.of_json({"id": batch.id, "type": "message_batch_deleted"})
 
     def _results(self, batch: _Batch) -> Response:
         if not batch.ended:
-            raise _RefusedError(404, f"Message Batch {batch.id} has no results yet")
+            raise RefusedError(404, f"Message Batch {batch.id} has no results yet")
         return Response(
             200, _streamed(self.results(batch.id)), {"content-type": "application/x-jsonl"}
         )
@@ -253,7 +227,9 @@ class MessageBatchesServer(LoopbackServer):
 
     def _describe(self, batch: _Batch) -> dict[str, Any]:
         counts = dict.fromkeys(("processing", *OUTCOMES), 0)
-        if batch.ended:
+        status = batch.status  # once: the batch may end while it is described
+        ended = status == "ended"
+        if ended:
             kinds = Counter(line["result"]["type"] for line in self.results(batch.id))
             counts |= {kind: kinds[kind] for kind in OUTCOMES}
             # What no line tells of, or one of a type the API never documented, did succeed.
@@ -263,42 +239,17 @@ class MessageBatchesServer(LoopbackServer):
         return {
             "id": batch.id,
             "type": "message_batch",
-            "processing_status": batch.status,
+            "processing_status": status,
             "request_counts": counts,
             "created_at": _timestamp(batch.created_at),
-            "ended_at": _timestamp(batch.ends_at) if batch.ended else None,
+            "ended_at": _timestamp(batch.ends_at) if ended else None,
             "expires_at": _timestamp(batch.created_at + _LIFE),
             "archived_at": None,
             "cancel_initiated_at": _timestamp(batch.cancel_initiated_at),
             "results_url": f"{self.results_host or self.url}{PATH}/{batch.id}/results"
-            if batch.ended
+            if ended
             else None,
         }
-
-
-def _check(requests: Any) -> None:
-    if not isinstance(requests, list) or not requests:
-        raise _RefusedError(400, "requests: List should have at least 1 item")
-    if len(requests) > MAX_REQUESTS:
-        raise _RefusedError(400, f"requests: List should have at most {MAX_REQUESTS} items")
-    seen = set()
-    for index, request in enumerate(requests):
-        if not isinstance(request, Mapping):
-            raise _RefusedError(400, f"requests.{index}: Input should be an object")
-        custom_id = request.get("custom_id")
-        if custom_id is None:
-            raise _RefusedError(400, f"requests.{index}.custom_id: Field required")
-        if not isinstance(custom_id, str) or not _CUSTOM_ID.fullmatch(custom_id):
-            raise _RefusedError(
-                400,
-                f"requests.{index}.custom_id: String should match pattern "
-                "'^[a-zA-Z0-9_-]{1,64}$'",
-            )
-        if custom_id in seen:
-            raise _RefusedError(400, f"requests: Duplicate custom_id found: {custom_id}")
-        if not isinstance(request.get("params"), Mapping):
-            raise _RefusedError(400, f"requests.{index}.params: Field required")
-        seen.add(custom_id)
 
 
 def _streamed(lines: Sequence[dict[str, Any]]) -> Iterable[bytes]:

@@ -49,6 +49,7 @@ class Runs:
             raise RefusedError(422, f"run {run_id}: session_name is missing")
         self._check_ids(run)
         self._check_order(run)
+        self._check_end(run)
         if self._per_trace[run["trace_id"]] >= RUNS_PER_TRACE:
             raise RefusedError(400, f"trace {run['trace_id']} has {RUNS_PER_TRACE} runs already")
         self._per_trace[run["trace_id"]] += 1
@@ -61,12 +62,17 @@ class Runs:
             if not run.get(name):
                 raise RefusedError(422, f"patch of run {run.get('id')}: {name} is missing")
         self._check_ids(run)
+        self._check_end(run)
         self._merge(run)
 
     def _merge(self, run: Run) -> None:
         known = self.merged.setdefault(run["id"], {})
         known |= {name: value for name, value in run.items() if value is not None}
-        end, start = known.get("end_time"), known.get("start_time")
+
+    def _check_end(self, run: Run) -> None:
+        known = self.merged.get(run["id"], {})
+        end = run.get("end_time") or known.get("end_time")
+        start = run.get("start_time") or known.get("start_time")
         if end and start and _moment(end) < _moment(start):
             raise RefusedError(422, f"run {run['id']} ends before it starts")
 
@@ -77,13 +83,13 @@ class Runs:
         ids = [segment.split("Z", 1)[1] for segment in run["dotted_order"].split(".")]
         if ids[-1] != run_id:
             raise RefusedError(400, f"run {run_id}: dotted_order ends with another run")
+        if len(ids) == 1 and run["trace_id"] != run_id:
+            raise RefusedError(400, f"run {run_id}: a root's trace_id is its id")
         if ids[0] != run["trace_id"]:
             raise RefusedError(400, f"run {run_id}: dotted_order begins outside its trace")
         parent = ids[-2] if len(ids) > 1 else None
         if run.get("parent_run_id") != parent:
             raise RefusedError(400, f"run {run_id}: parent_run_id is not dotted_order's {parent}")
-        if parent is None and run["trace_id"] != run_id:
-            raise RefusedError(400, f"run {run_id}: a root's trace_id is its id")
 
     def _check_order(self, run: Run) -> None:
         starts = [
@@ -107,16 +113,19 @@ def _moment(value: str | int) -> datetime:
 def operations(body: bytes, boundary: str) -> list[tuple[str, Run]]:
     """The posts and patches of a multipart body, put together from their parts."""
     runs: dict[str, Run] = {}
-    for part in body.split(f"--{boundary}".encode())[1:-1]:
+    _, *parts, end = body.split(f"--{boundary}".encode())
+    if not parts or end.strip() != b"--":
+        raise RefusedError(422, "the multipart body is not whole")
+    for part in parts:
         head, _, data = part.removeprefix(b"\r\n").partition(b"\r\n\r\n")
         headers = head.decode().lower()
         data = data.removesuffix(b"\r\n")
-        if "content-type: application/json" not in headers or "length" not in headers:
-            raise RefusedError(422, "a part needs a JSON content type and a length")
         name = headers.split('name="', 1)[1].split('"', 1)[0]
         verb, run_id, *fields = name.split(".")
         if verb not in ("post", "patch"):
             continue
+        if "content-type: application/json" not in headers or "length" not in headers:
+            raise RefusedError(422, "a part needs a JSON content type and a length")
         key = f"{verb}.{run_id}"
         try:
             value = orjson.loads(data)

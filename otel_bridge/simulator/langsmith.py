@@ -79,13 +79,14 @@ class LangSmithCapture(LoopbackServer):
         if path == "/info":
             return Response.of_json(self._info())
         try:
-            self._authenticate(request)
+            self._admit(request)
             match request.method, path:
                 case "POST", "/runs/multipart":
                     self._take_multipart(request)
                 case "POST", "/runs/batch":
                     body = request.json()
-                    self._take([(verb, run) for verb in ("post", "patch") for run in body[verb]])
+                    verbs = ("post", "patch")
+                    self._take([(verb, run) for verb in verbs for run in body.get(verb) or ()])
                 case "POST", "/runs":
                     self._take([("post", request.json())])
                 case "PATCH", _ if path.startswith("/runs/"):
@@ -98,6 +99,9 @@ class LangSmithCapture(LoopbackServer):
             if error.status != 409:
                 self.refusals.append(str(error))
             return Response.of_json({"detail": str(error)}, error.status)
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            self.refusals.append(f"malformed: {error}")
+            return Response.of_json({"detail": f"malformed: {error}"}, 422)
         return Response.of_json({"message": "Runs batch ingested"}, 202)
 
     def _info(self) -> dict[str, Any]:
@@ -114,16 +118,16 @@ class LangSmithCapture(LoopbackServer):
             },
         }
 
-    def _authenticate(self, request: Request) -> None:
+    def _admit(self, request: Request) -> None:
         key = request.headers.get("x-api-key")
         if not key or (self._api_key is not None and key != self._api_key):
             raise RefusedError(401, "Invalid token")
+        if len(request.body) > MAX_BODY_BYTES:
+            raise RefusedError(413, f"the body has more than {MAX_BODY_BYTES} bytes")
 
     def _take_multipart(self, request: Request) -> None:
         if request.headers.get("content-encoding") == "zstd" and not self._zstd:
             raise RefusedError(422, "zstd is not enabled here")
-        if len(request.body) > MAX_BODY_BYTES:
-            raise RefusedError(413, f"the body has more than {MAX_BODY_BYTES} bytes")
         boundary = request.headers.get("content-type", "").partition("boundary=")[2].strip('"')
         self._take(operations(request.body, boundary))
 

@@ -94,7 +94,8 @@ class OtlpCapture(LoopbackServer):
 
     def answer(self, request: Request) -> Response:
         if request.headers.get("content-type") != "application/x-protobuf":
-            return Response.of_json({"message": "content-type must be application/x-protobuf"}, 415)
+            self.refusals.append("content-type must be application/x-protobuf")
+            return Response.of_json({"message": self.refusals[-1]}, 415)
         try:
             match request.path:
                 case "/v1/traces":
@@ -134,15 +135,15 @@ class OtlpCapture(LoopbackServer):
         kind = metric.WhichOneof("data")
         data = getattr(metric, kind)
         for raw in data.data_points:
-            histogram = kind == "histogram"
+            histogram = kind in ("histogram", "exponential_histogram")
             point = MetricPoint(
                 metric.name,
                 metric.unit,
                 _attributes(raw.attributes),
                 raw.sum if histogram else getattr(raw, raw.WhichOneof("value")),
                 raw.count if histogram else 1,
-                tuple(raw.explicit_bounds) if histogram else (),
-                tuple(raw.bucket_counts) if histogram else (),
+                tuple(raw.explicit_bounds) if kind == "histogram" else (),
+                tuple(raw.bucket_counts) if kind == "histogram" else (),
             )
             temporality = getattr(data, "aggregation_temporality", None)
             if temporality == AggregationTemporality.AGGREGATION_TEMPORALITY_DELTA:

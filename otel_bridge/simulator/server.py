@@ -8,6 +8,7 @@ import re
 import socket
 import threading
 import time
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -275,6 +276,8 @@ def _cut(chunks: Iterable[bytes], action: Action) -> Iterator[bytes]:
 def _decompressed(body: bytes, encoding: str) -> bytes:
     if encoding == "gzip":
         return gzip.decompress(body)
+    if encoding == "deflate":
+        return zlib.decompress(body)
     if encoding == "zstd":
         return zstandard.ZstdDecompressor().decompressobj().decompress(body)
     return body
