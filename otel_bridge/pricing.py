@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from datetime import UTC, date, datetime, time
 from decimal import Decimal
 from functools import lru_cache
+from operator import add, attrgetter
 from typing import Any
 
 from genai_prices import Usage, calc_price
@@ -59,7 +60,7 @@ class Cost:
         return self.input_cost + self.output_cost
 
     def __add__(self, other: Cost) -> Cost:
-        return Cost(*map(float.__add__, astuple(self), astuple(other)))
+        return Cost(*map(add, _parts(self), _parts(other)))
 
     def to_attributes(self, total_name: str) -> dict[str, float]:
         """Span attributes: the total under its name, and each part that is not 0 below it."""
@@ -98,6 +99,7 @@ class Cost:
         return metadata
 
 
+_parts = attrgetter(*Cost.__slots__)
 _PART_PREFIX = "anthropic.usage.cost."
 
 
