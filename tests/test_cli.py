@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -205,6 +206,7 @@ BAD_FILES = [
     ),
     (b"\n\n", "there are no requests in it"),
     (b"\xff\xfe\n", "line 1: not JSON"),
+    (b"\xef\xbb\xbf[]\r\n", "line 1: not an object"),
 ]
 
 
@@ -260,6 +262,40 @@ def test_bad_input_is_one_line_that_names_the_place(
     assert reason in one_line(ran)
     assert ran.returncode == status
     assert api.batch_ids == []
+
+
+def test_results_that_cannot_be_written_can_be_read_again(
+    bridge: Command, make_requests: Make, api: MessageBatchesServer
+) -> None:
+    ran = bridge("run", bridge.write(make_requests(300)), "-o", "/dev/full")
+    assert ran.returncode == 1
+    (batch_id,) = api.batch_ids
+    said = "/dev/full: results cannot be written (No space left on device); "
+    assert f"{said}`otel-bridge collect {batch_id}`" in ran.stderr
+    assert "Traceback" not in ran.stderr
+    ran = bridge("collect", batch_id)
+    assert len(ran.stdout.splitlines()) == 300
+
+
+def test_interrupted_the_batch_goes_on(
+    bridge: Command, make_requests: Make, api: MessageBatchesServer
+) -> None:
+    api._seconds = 60
+    running = subprocess.Popen(
+        [sys.executable, "-m", "otel_bridge.cli", "run", bridge.write(make_requests(2))],
+        cwd=bridge.folder,
+        env=bridge.environment,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while not any(request.method == "GET" for request in api.requests):
+        time.sleep(0.05)
+    running.send_signal(signal.SIGINT)
+    _, said = running.communicate(timeout=30)
+    assert running.returncode == 1
+    (batch_id,) = api.batch_ids
+    assert f"interrupted; the batch goes on, `otel-bridge collect {batch_id}` reads it" in said
+    assert "Traceback" not in said
 
 
 def test_a_refusal_of_the_api_is_one_line(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import re
 import sys
 from collections.abc import Iterable, Mapping
@@ -83,7 +84,7 @@ def read_requests(path: str) -> list[Request]:
         raise RequestsError(f"{name}: cannot be read ({error.strerror}); check the path") from error
     requests: list[Request] = []
     places: list[str] = []
-    for number, line in enumerate(data.splitlines(), 1):
+    for number, line in enumerate(data.removeprefix(codecs.BOM_UTF8).splitlines(), 1):
         if not line.strip():
             continue
         place = f"{name}, line {number}"

@@ -90,17 +90,20 @@ class _Session:
         """
         failed = 0
         self.output = output or (f"{batches[0].id}.jsonl" if self.as_json else None)
-        with _results_file(self.output) as file, self.progress:
-            try:
+        again = f"`otel-bridge collect {batches[0].id}`"
+        try:
+            with _results_file(self.output) as file, self.progress:
                 for handle in batches:
                     for result in self.executor.collect(handle):
                         file.write(result.raw + b"\n")
                         failed += not result.succeeded
-            except KeyboardInterrupt:
-                ids = " ".join(handle.id for handle in batches)
-                raise BridgeError(
-                    f"interrupted; the batch goes on, `otel-bridge collect {ids}` reads it"
-                ) from None
+        except KeyboardInterrupt:
+            raise BridgeError(f"interrupted; the batch goes on, {again} reads it") from None
+        except OSError as error:
+            raise BridgeError(
+                f"{self.output or 'stdout'}: results cannot be written ({error.strerror}); "
+                f"{again} reads them again"
+            ) from error
         return failed
 
     def summarise(self, batches: list[BatchHandle]) -> None:
@@ -118,18 +121,12 @@ class _Session:
 @contextlib.contextmanager
 def _results_file(path: str | None) -> Iterator[BinaryIO]:
     """Where results go: a file, or stdout."""
-    try:
-        if path is None:
-            yield sys.stdout.buffer
-            sys.stdout.buffer.flush()
-            return
-        with Path(path).open("wb") as file:
-            yield file
-    except OSError as error:
-        raise BridgeError(
-            f"{path or 'stdout'}: results cannot be written ({error.strerror}); free the place "
-            "and run `otel-bridge collect` with the batch id"
-        ) from error
+    if path is None:
+        yield sys.stdout.buffer
+        sys.stdout.buffer.flush()
+        return
+    with Path(path).open("wb") as file:
+        yield file
 
 
 def _check_output(output: str | None, *, as_json: bool) -> None:
