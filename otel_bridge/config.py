@@ -6,8 +6,11 @@ import logging
 import math
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
+
+from platformdirs import user_state_path
 
 from otel_bridge.errors import ConfigurationError
 
@@ -65,6 +68,10 @@ def _rate(text: str) -> float:
     return value
 
 
+def _directory(text: str) -> Path:
+    return Path(text).expanduser().absolute()
+
+
 def _latest_semconv(text: str) -> bool:
     return "gen_ai_latest_experimental" in (part.strip() for part in text.split(","))
 
@@ -88,6 +95,7 @@ VARIABLES = (
     Variable(
         "OTEL_BRIDGE_LANGSMITH_SPANS", "langsmith_spans", _choice("genai", "all"), "which spans"
     ),
+    Variable("OTEL_BRIDGE_STATE_DIR", "state_dir", _directory, "journal and spool"),
     Variable(
         "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT",
         "span_content",
@@ -122,7 +130,8 @@ VARIABLES = (
 class Settings:
     """What the environment asks for. Times are in seconds.
 
-    `max_request_spans` is the number of request spans per batch, None for no cap.
+    `max_request_spans` is the number of request spans per batch, None for no cap. `state_dir` is
+    where journal and spool are kept, None for neither.
     """
 
     poll_interval: float = 30.0
@@ -138,6 +147,7 @@ class Settings:
     langsmith_hide_inputs: bool = False
     langsmith_hide_outputs: bool = False
     langsmith_sampling_rate: float = 1.0
+    state_dir: Path | None = field(default_factory=lambda: user_state_path("otel-bridge"))
 
     @classmethod
     def from_env(

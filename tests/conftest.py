@@ -68,7 +68,13 @@ class Service:
 
     def settings(self, **changes: Any) -> Settings:
         return Settings(
-            **{"poll_interval": 0.02, "poll_max_interval": 0.1, "langsmith_tracing": True} | changes
+            **{
+                "poll_interval": 0.02,
+                "poll_max_interval": 0.1,
+                "langsmith_tracing": True,
+                "state_dir": None,
+            }
+            | changes
         )
 
     def mirror(self, settings: Settings) -> None:

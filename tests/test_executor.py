@@ -20,7 +20,7 @@ from otel_bridge import (
     Settings,
     SubmissionAmbiguousError,
 )
-from otel_bridge.batches import flows
+from otel_bridge.batches import submitting
 from otel_bridge.simulator import MessageBatchesServer
 
 Make = Callable[[int], list[dict[str, Any]]]
@@ -33,7 +33,7 @@ def creations(service: Any) -> int:
 
 @pytest.fixture(autouse=True)
 def brisk(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(flows, "_RECONCILE_WAITS", (0.01, 0.01))
+    monkeypatch.setattr(submitting, "_LOOKS", (0.01, 0.01))
 
 
 def test_results_are_the_apis(service: Any, make_requests: Make) -> None:
@@ -122,7 +122,7 @@ def test_no_key_is_a_configuration_error(
     for name in ("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
-    executor = BatchExecutor(settings=Settings())
+    executor = BatchExecutor(settings=Settings(state_dir=None))
     for act in (
         lambda: executor.submit(make_requests(1)),
         lambda: list(executor.collect("msgbatch_x")),
@@ -131,13 +131,13 @@ def test_no_key_is_a_configuration_error(
             act()
     monkeypatch.setenv("ANTHROPIC_CONFIG_DIR", str(tmp_path))
     with pytest.raises(ConfigurationError, match="set ANTHROPIC_API_KEY"):
-        BatchExecutor(settings=Settings())
+        BatchExecutor(settings=Settings(state_dir=None))
 
 
 def test_an_api_that_is_not_there_was_sent_nothing(make_requests: Make) -> None:
     client = anthropic.Anthropic(base_url="http://127.0.0.1:9", api_key="test")
     with pytest.raises(BatchError, match=r"nothing was submitted: 127.0.0.1.*ANTHROPIC_BASE_URL"):
-        BatchExecutor(client, settings=Settings()).submit(make_requests(1))
+        BatchExecutor(client, settings=Settings(state_dir=None)).submit(make_requests(1))
     client.close()
 
 
@@ -188,7 +188,7 @@ def test_results_are_read_from_the_clients_own_host(make_requests: Make) -> None
     with MessageBatchesServer() as elsewhere, MessageBatchesServer() as here:
         here.results_host = elsewhere.url
         client = anthropic.Anthropic(base_url=here.url, api_key="test")
-        executor = BatchExecutor(client, settings=Settings(poll_interval=0.02))
+        executor = BatchExecutor(client, settings=Settings(poll_interval=0.02, state_dir=None))
         assert len(executor.run(make_requests(2))) == 2
         assert elsewhere.requests == []
         client.close()

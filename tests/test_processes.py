@@ -38,7 +38,7 @@ provider.shutdown()
 
 @pytest.fixture
 def environment(
-    api: MessageBatchesServer, otlp: OtlpCapture, langsmith: LangSmithCapture
+    api: MessageBatchesServer, otlp: OtlpCapture, langsmith: LangSmithCapture, tmp_path: Path
 ) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}
     return kept | {
@@ -49,6 +49,7 @@ def environment(
         "LANGSMITH_API_KEY": "test",
         "OTEL_EXPORTER_OTLP_ENDPOINT": otlp.url,
         "OTEL_BRIDGE_POLL_INTERVAL": "0.05",
+        "OTEL_BRIDGE_STATE_DIR": str(tmp_path / "state"),
     }
 
 
@@ -108,6 +109,7 @@ def test_two_processes_make_the_same_spans_and_runs(
     environment["OTEL_BRIDGE_MAX_REQUEST_SPANS"] = "10"
     collect_elsewhere(batch_id, environment)
     spans, runs = otlp.unique_spans(), langsmith.runs
+    environment["OTEL_BRIDGE_STATE_DIR"] += "-of-another-machine"
     collect_elsewhere(batch_id, environment)
     assert len(otlp.spans) == 2 * len(spans)
     assert {(s.trace_id, s.span_id) for s in otlp.unique_spans()} == {
@@ -119,8 +121,9 @@ def test_two_processes_make_the_same_spans_and_runs(
     assert totals["output_tokens"] == service.api.truth(batch_id)["output_tokens"]
 
 
+@pytest.mark.parametrize("by_id", [False, True])
 def test_the_command_submits_and_collects_in_two_processes(
-    service: Any, make_requests: Make, environment: dict[str, str], tmp_path: Path
+    service: Any, make_requests: Make, environment: dict[str, str], tmp_path: Path, *, by_id: bool
 ) -> None:
     requests = tmp_path / "requests.jsonl"
     requests.write_text("\n".join(map(json.dumps, make_requests(7))))
@@ -137,15 +140,16 @@ def test_the_command_submits_and_collects_in_two_processes(
     submitted = bridge("submit", str(requests))
     (tmp_path / "handle.json").write_text(json.dumps(submitted))
     del environment["TRACEPARENT"]
-    collected = bridge("collect", "handle.json", "-o", "out.jsonl")
+    batch = submitted["batches"][0] if by_id else "handle.json"
+    collected = bridge("collect", batch, "-o", "out.jsonl")
     assert collected["batches"] == submitted["batches"]
     assert collected["requests"] == 7
     assert collected["trace_id"] == "0af7651916cd43dd8448eb211c80319c"
     batch_id = submitted["batches"][0]
     ours = [span for span in service.otlp.unique_spans() if span.scope == "otel_bridge"]
     assert {span.trace_id for span in ours} == {"0af7651916cd43dd8448eb211c80319c"}
-    (batch,) = [span for span in ours if span.name.startswith("batch")]
-    assert batch.parent_span_id == "b7ad6b7169203331"
+    (told,) = [span for span in ours if span.name.startswith("batch")]
+    assert told.parent_span_id == "b7ad6b7169203331"
     names = [span.name for span in service.otlp.spans if span.scope != "otel_bridge"]
     assert names == ["anthropic.messages.batches.create"], "polls must leave no spans"
     lines = (tmp_path / "out.jsonl").read_text().splitlines()

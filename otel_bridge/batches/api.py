@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
 
@@ -44,8 +46,10 @@ class SyncApi:
     def retrieve(self, batch_id: str) -> MessageBatch:
         return self._polling.messages.batches.retrieve(batch_id)
 
-    def newest(self) -> list[MessageBatch]:
-        return self._polling.messages.batches.list(limit=100).data
+    def since(self, moment: datetime) -> list[MessageBatch]:
+        """Batches created at `moment` or later, the newest first."""
+        page = self._polling.messages.batches.list(limit=100)
+        return list(itertools.takewhile(lambda batch: batch.created_at >= moment, page))
 
     def cancel(self, batch_id: str) -> MessageBatch:
         return self._polling.messages.batches.cancel(batch_id)
@@ -85,8 +89,14 @@ class AsyncApi:
     async def retrieve(self, batch_id: str) -> MessageBatch:
         return await self._polling.messages.batches.retrieve(batch_id)
 
-    async def newest(self) -> list[MessageBatch]:
-        return (await self._polling.messages.batches.list(limit=100)).data
+    async def since(self, moment: datetime) -> list[MessageBatch]:
+        """Batches created at `moment` or later, the newest first."""
+        found: list[MessageBatch] = []
+        async for batch in self._polling.messages.batches.list(limit=100):
+            if batch.created_at < moment:
+                break
+            found.append(batch)
+        return found
 
     async def cancel(self, batch_id: str) -> MessageBatch:
         return await self._polling.messages.batches.cancel(batch_id)

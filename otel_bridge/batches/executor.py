@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import anthropic
 import httpx2
@@ -17,6 +17,7 @@ from otel_bridge.batches.collecting import READS, Collector, logger, read_all
 from otel_bridge.batches.handle import BatchHandle
 from otel_bridge.batches.requests import Request, validate_requests
 from otel_bridge.batches.results import BatchResult, BatchResults
+from otel_bridge.batches.submitting import submit
 from otel_bridge.config import Settings
 from otel_bridge.errors import BatchError, ConfigurationError
 from otel_bridge.langsmith import LangSmithPropagator, mirror
@@ -60,16 +61,17 @@ class _Executor(Generic[ApiT]):
         self._recorder = BatchRecorder(tracer_provider, meter_provider, self.settings)
         self._on_progress = on_progress
         self._submitted: dict[str, BatchHandle] = {}
-        mirror(self._recorder.provider, self.settings)
+        self._mirror = mirror(self._recorder.provider, self.settings)
 
-    def _opened(self, batch: Any, requests: list[Request]) -> BatchHandle:
-        facts = BatchFacts.from_api(batch)
+    def _submission(self, requests: list[Request]) -> flows.Flow[BatchHandle]:
         carrier: dict[str, str] = {}
         with _never_in_the_way():
             propagate.inject(carrier)
             _propagator.inject(carrier)
         params = {request["custom_id"]: request["params"] for request in requests}
         models = tuple(sorted({str(each["model"]) for each in params.values()}))
+        batch = yield from submit(self.api, self._recorder.journal, requests, carrier, models)
+        facts = BatchFacts.from_api(batch)
         handle = BatchHandle(facts.id, facts.request_count, carrier, models, params)
         handle.recording = self._recorder.start(facts, models=models)
         self._submitted[facts.id] = handle
@@ -77,9 +79,15 @@ class _Executor(Generic[ApiT]):
         return handle
 
     def _handle(self, batch: BatchHandle | str) -> BatchHandle:
-        if isinstance(batch, BatchHandle):
-            return self._submitted.get(batch.id, batch)
-        return self._submitted.get(batch) or BatchHandle(batch, 0)
+        handle = batch if isinstance(batch, BatchHandle) else BatchHandle(batch, 0)
+        submitted = self._submitted.get(handle.id)
+        if submitted is not None:
+            return submitted
+        known = self._recorder.journal.recall(handle.id)
+        if known is not None and not handle.carrier:
+            handle.request_count = known.request_count
+            handle.carrier, handle.models = dict(known.carrier), known.models
+        return handle
 
     def _seen(self, handle: BatchHandle) -> Progress:
         def seen(facts: BatchFacts) -> None:
@@ -106,6 +114,11 @@ class _Executor(Generic[ApiT]):
         if handle.recording is None:
             raise AssertionError("a batch that was seen has a recording")
         return Collector(handle, facts, handle.recording)
+
+    def _finish(self, collector: Collector, handle: BatchHandle) -> None:
+        collector.finish()
+        if self._mirror is not None and not self._mirror.delivery.report.held_back:
+            self._recorder.journal.tell(handle.id, "runs")
 
     def _abandon(self, handle: BatchHandle) -> None:
         if handle.recording is not None:
@@ -145,7 +158,7 @@ class BatchExecutor(_Executor[SyncApi]):
         SubmissionAmbiguousError when it cannot be known whether a batch was created.
         """
         checked = validate_requests(requests)
-        return [self._opened(flows.drive(flows.submit(self.api, checked)), checked)]
+        return [flows.drive(self._submission(checked))]
 
     def collect(self, batch: BatchHandle | str) -> Iterator[BatchResult]:
         """Wait for the batch and stream its results; telemetry is complete at the end.
@@ -157,7 +170,7 @@ class BatchExecutor(_Executor[SyncApi]):
             facts = flows.drive(flows.wait(self.api, handle.id, self.settings, self._seen(handle)))
             collector = self._collector(handle, facts)
             yield from read_all(collector, lambda: self.api.lines(handle.id), _READ_FAULTS)
-            collector.finish()
+            self._finish(collector, handle)
         except _READ_FAULTS as error:
             raise BatchError(
                 f"results of batch {handle.id} cannot be read: {flows.describe(error)}"
@@ -198,8 +211,7 @@ class AsyncBatchExecutor(_Executor[AsyncApi]):
     async def submit(self, requests: Iterable[Request]) -> list[BatchHandle]:
         """See BatchExecutor.submit."""
         checked = validate_requests(requests)
-        batch = await flows.drive_async(flows.submit(self.api, checked))
-        return [self._opened(batch, checked)]
+        return [await flows.drive_async(self._submission(checked))]
 
     async def collect(self, batch: BatchHandle | str) -> AsyncIterator[BatchResult]:
         """See BatchExecutor.collect."""
@@ -221,7 +233,7 @@ class AsyncBatchExecutor(_Executor[AsyncApi]):
                     logger.warning("Reading results broke off (%s)", type(error).__name__)
                 if collector.complete:
                     break
-            await asyncio.to_thread(collector.finish)
+            await asyncio.to_thread(self._finish, collector, handle)
         except _READ_FAULTS as error:
             raise BatchError(
                 f"results of batch {handle.id} cannot be read: {flows.describe(error)}"

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from array import array
 from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from otel_bridge import semconv
 from otel_bridge.telemetry.batch import SUCCEEDED, BatchFacts
+from otel_bridge.usage import TokenUsage
 
 if TYPE_CHECKING:
+    from opentelemetry.context import Context
     from opentelemetry.metrics import MeterProvider
 
-    from otel_bridge.usage import TokenUsage
+    from otel_bridge.pricing import Cost
 
 # GenAI conventions, gen_ai.client.inference.operation.*: powers of 4.
 TOKEN_BUCKETS = [4**exponent for exponent in range(14)]
@@ -20,6 +25,28 @@ COST_BUCKETS = [1e-5, 1e-4, 5e-4, 1e-3, 5e-3, 1e-2, 5e-2, 0.1, 0.5, 1, 5, 10]
 DURATION_BUCKETS = [1, 10, 30, 60, 300, 600, 1800, 3600, 7200, 14400, 28800, 43200, 64800, 86400]
 
 Attributes = dict[str, str]
+
+
+@dataclass(slots=True)
+class Measured:
+    """What the answers of one model came to: their sum, and each one's tokens and cost in USD.
+
+    Kept until the batch is complete, 24 bytes an answer: only then is it known that nobody else
+    counted the batch, and a batch that is read again must not be counted twice.
+    """
+
+    usage: TokenUsage = field(default_factory=TokenUsage)
+    inputs: array[int] = field(default_factory=lambda: array("q"))
+    outputs: array[int] = field(default_factory=lambda: array("q"))
+    costs: array[float] = field(default_factory=lambda: array("d"))
+
+    def add(self, usage: TokenUsage, cost: Cost | None) -> None:
+        """Take one answer in; one without a known price has no cost."""
+        self.usage += usage
+        self.inputs.append(usage.total_input_tokens)
+        self.outputs.append(usage.output_tokens)
+        if cost is not None:
+            self.costs.append(cost.total_cost)
 
 
 class BatchMetrics:
@@ -79,28 +106,17 @@ class BatchMetrics:
         """A batch is being waited for (+1), or no longer (-1)."""
         self._active.add(change, {semconv.GEN_AI_PROVIDER_NAME: "anthropic"})
 
-    def request(self, usage: TokenUsage, cost: float | None, model: str) -> None:
-        """One answered request, into the distributions."""
-        attributes = _attributes(model)
-        self._operation_input.record(usage.total_input_tokens, attributes)
-        self._operation_output.record(usage.output_tokens, attributes)
-        if self._legacy:
-            for kind, tokens in (
-                ("input", usage.total_input_tokens),
-                ("output", usage.output_tokens),
-            ):
-                self._token_usage.record(tokens, attributes | {semconv.GEN_AI_TOKEN_TYPE: kind})
-        if cost is not None:
-            self._cost.record(cost, attributes)
-
     def ended(
         self,
         batch: BatchFacts,
-        usage_by_model: dict[str, TokenUsage],
+        models: Mapping[str, Measured],
         outcomes: Counter[tuple[str, str | None]],
+        context: Context,
     ) -> None:
-        """The sums of one batch, each attribute set once."""
-        for model, usage in usage_by_model.items():
+        """All of one batch at once; `context` holds its span, which exemplars then name."""
+        for model, measured in models.items():
+            usage = measured.usage
+            self._distribute(model, measured, context)
             attributes = _attributes(model) | {semconv.GEN_AI_TOKEN_MODALITY: "text"}
             for name, tokens in (
                 (semconv.METRIC_USAGE_INPUT, usage.total_input_tokens),
@@ -110,15 +126,32 @@ class BatchMetrics:
                 (semconv.METRIC_USAGE_REASONING, usage.thinking_tokens),
             ):
                 if tokens:
-                    self._counters[name].add(tokens, attributes)
+                    self._counters[name].add(tokens, attributes, context)
         for (kind, error_type), count in outcomes.items():
             labels = {semconv.BATCH_OUTCOME: kind}
             if kind != SUCCEEDED and error_type:
                 labels[semconv.ERROR_TYPE] = error_type
-            self._requests.add(count, labels)
+            self._requests.add(count, labels, context)
         self._duration.record(
-            (batch.end_ns - batch.start_ns) / 1e9, {semconv.GEN_AI_PROVIDER_NAME: "anthropic"}
+            (batch.end_ns - batch.start_ns) / 1e9,
+            {semconv.GEN_AI_PROVIDER_NAME: "anthropic"},
+            context,
         )
+
+    def _distribute(self, model: str, measured: Measured, context: Context) -> None:
+        attributes = _attributes(model)
+        sides = (
+            ("input", measured.inputs, self._operation_input),
+            ("output", measured.outputs, self._operation_output),
+        )
+        for kind, values, histogram in sides:
+            former = attributes | {semconv.GEN_AI_TOKEN_TYPE: kind}
+            for tokens in values:
+                histogram.record(tokens, attributes, context)
+                if self._legacy:
+                    self._token_usage.record(tokens, former, context)
+        for cost in measured.costs:
+            self._cost.record(cost, attributes, context)
 
 
 def _attributes(model: str) -> Attributes:

@@ -15,6 +15,7 @@ from opentelemetry.trace import SpanKind, Status, StatusCode
 
 from otel_bridge import content, identity, semconv
 from otel_bridge.config import Settings
+from otel_bridge.journal import Journal
 from otel_bridge.pricing import Cost, price
 from otel_bridge.telemetry.attributes import (
     batch_attributes,
@@ -25,7 +26,7 @@ from otel_bridge.telemetry.attributes import (
 )
 from otel_bridge.telemetry.batch import MISSING, OUTCOMES, SUCCEEDED, BatchFacts, Outcome
 from otel_bridge.telemetry.guard import Guarded, guarded
-from otel_bridge.telemetry.metrics import BatchMetrics
+from otel_bridge.telemetry.metrics import BatchMetrics, Measured
 from otel_bridge.telemetry.pacing import Pacer
 from otel_bridge.telemetry.selection import Selection
 from otel_bridge.telemetry.spans import chosen_id_tracer, start_span
@@ -70,6 +71,7 @@ class BatchRecorder:
         settings: Settings | None = None,
     ) -> None:
         self.settings = settings or Settings.from_env()
+        self.journal = Journal(self.settings.state_dir)
         self.provider = tracer_provider or trace.get_tracer_provider()
         self.tracer = chosen_id_tracer(self.provider, __version__)
         self.metrics = BatchMetrics(
@@ -87,9 +89,16 @@ class BatchRecorder:
         """Open the batch's span, visible at once where a backend shows open spans.
 
         `parent` is the submitting context, the current one by default; `models` are the models
-        of the batch's requests where they are known.
+        of the batch's requests where they are known. A batch that was told whole before is
+        recorded in silence: it is summed up, and nothing is emitted.
         """
-        recording = BatchRecording(self, batch, frozenset(models))
+        known = self.journal.recall(batch.id)
+        silent = (
+            known is not None
+            and known.spans
+            and (known.runs or not self.settings.langsmith_tracing)
+        )
+        recording = BatchRecording(self, batch, frozenset(models), silent=silent)
         recording.open(otel_context.get_current() if parent is None else parent)
         return recording
 
@@ -97,8 +106,11 @@ class BatchRecorder:
 class BatchRecording(Guarded):
     """One batch from its submission to the last of its results."""
 
-    def __init__(self, recorder: BatchRecorder, batch: BatchFacts, models: frozenset[str]) -> None:
+    def __init__(
+        self, recorder: BatchRecorder, batch: BatchFacts, models: frozenset[str], *, silent: bool
+    ) -> None:
         self._recorder = recorder
+        self._silent = silent
         self._settings = recorder.settings
         self._batch = batch
         self._models = models
@@ -106,7 +118,7 @@ class BatchRecording(Guarded):
         self._parent = otel_context.Context()
         self._pacer = Pacer(recorder.provider)
         self._outcomes: Counter[tuple[str, str | None]] = Counter()
-        self._usage_by_model: dict[str, TokenUsage] = {}
+        self._measured: dict[str, Measured] = {}
         self._total = _Sum()
         self._rolled: dict[tuple[str, str], _Sum] = {}
         self._selection: Selection[_Request] | None = None
@@ -150,6 +162,16 @@ class BatchRecording(Guarded):
         cap = self._settings.max_request_spans
         count = batch.request_count
         spans = count if cap is None else min(cap, count)
+        if self._silent:
+            told = trace.get_current_span(parent).get_span_context()
+            self._span = trace.NonRecordingSpan(
+                trace.SpanContext(
+                    told.trace_id or identity.batch_trace_id(batch.id),
+                    identity.batch_span_id(batch.id),
+                    is_remote=True,
+                )
+            )
+            return
         self._span = start_span(
             self._recorder.tracer,
             f"batch {model}" if model else "batch",
@@ -166,7 +188,7 @@ class BatchRecording(Guarded):
         self._wait(batch)
 
     def _wait(self, batch: BatchFacts) -> None:
-        if batch.status != "ended" and not self._active:
+        if batch.status != "ended" and not self._active and not self._silent:
             self._active = True
             self._recorder.metrics.active(1)
 
@@ -203,11 +225,11 @@ class BatchRecording(Guarded):
         if outcome.message is not None:
             tier = (outcome.message.get("usage") or {}).get("service_tier") or "batch"
             cost = price(outcome.usage, model, tier=tier, at=self._batch.created_at)
-            self._recorder.metrics.request(outcome.usage, cost.total_cost if cost else None, model)
-            known = self._usage_by_model.get(model)
-            self._usage_by_model[model] = known + outcome.usage if known else outcome.usage
+            self._measured.setdefault(model, Measured()).add(outcome.usage, cost)
         self._outcomes[outcome.kind, outcome.error_type] += 1
         self._total.add(outcome.usage, cost)
+        if self._silent:
+            return
         request = _Request(outcome, model, cost, params)
         if self._selection is None:
             self._emit(request)
@@ -237,10 +259,12 @@ class BatchRecording(Guarded):
         if missing > 0:
             self._outcomes[MISSING, "missing_result"] += missing
             logger.warning("%s of batch %s's results were not readable", missing, batch.id)
+        if not self._silent and self._recorder.journal.claim_count(batch.id):
+            self._recorder.metrics.ended(batch, self._measured, self._outcomes, self._parent)
         self._end_span(batch)
-        self._recorder.metrics.ended(batch, self._usage_by_model, self._outcomes)
         self.abandon()
-        self._pacer.drain()
+        if not self._silent and self._pacer.drain() and not self.faulty:
+            self._recorder.journal.tell(batch.id, "spans")
 
     def abandon(self) -> None:
         """Stop waiting for the batch; its span stays open for whoever collects it."""

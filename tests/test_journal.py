@@ -1,0 +1,237 @@
+"""Across processes: paid once, counted once, and never in the way."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from otel_bridge import SubmissionAmbiguousError, identity
+from otel_bridge.batches import submitting
+from otel_bridge.journal import KEPT_SECONDS, Journal
+
+Make = Callable[[int], list[dict[str, Any]]]
+OUTPUT = "gen_ai.client.inference.usage.output_tokens"
+
+
+@pytest.fixture(autouse=True)
+def brisk(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(submitting, "_LOOKS", (0.01, 0.01))
+
+
+def creations(service: Any) -> int:
+    return sum(each.method == "POST" for each in service.api.requests)
+
+
+def ended_process() -> int:
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+def abandoned(state: Path, requests: list[dict[str, Any]], process: int) -> None:
+    """What a process leaves that is killed while it creates a batch of the requests."""
+    journal = Journal(state)
+    journal.intend(submitting._fingerprint(requests), len(requests), {}, ["m"])
+    with sqlite3.connect(state / "journal.sqlite3") as db:
+        db.execute("UPDATE submissions SET process = ?", (process,))
+    db.close()
+
+
+def test_a_batch_that_was_told_whole_is_told_no_more(
+    service: Any, make_requests: Make, tmp_path: Path
+) -> None:
+    results = service.executor(state_dir=tmp_path).run(make_requests(40))
+    (batch_id,) = results.batch_ids
+    service.flush()
+    spans, operations = len(service.otlp.spans), len(service.langsmith.history)
+    told = service.otlp.metric_sum(OUTPUT)
+    again = service.executor(state_dir=tmp_path)
+    assert len(list(again.collect(batch_id))) == 40
+    service.flush()
+    assert len(service.otlp.spans) == spans
+    assert len(service.langsmith.history) == operations
+    assert service.langsmith.conflicts == []
+    assert service.otlp.metric_sum(OUTPUT) == told == service.api.truth(batch_id)["output_tokens"]
+
+
+def test_what_was_counted_but_not_told_is_told_and_not_counted(
+    service: Any, make_requests: Make, tmp_path: Path
+) -> None:
+    batch_id = service.api.add_batch(make_requests(12))
+    assert Journal(tmp_path).claim_count(batch_id)
+    list(service.executor(state_dir=tmp_path).collect(batch_id))
+    service.flush()
+    assert len(service.otlp.unique_spans()) == 13
+    assert len(service.langsmith.runs) == 13
+    assert service.otlp.metric_sum(OUTPUT) == 0
+
+
+def test_runs_that_did_not_arrive_are_told_again(
+    service: Any, make_requests: Make, tmp_path: Path
+) -> None:
+    service.langsmith.refuse_all(503)
+    (batch_id,) = service.executor(state_dir=tmp_path).run(make_requests(4)).batch_ids
+    known = Journal(tmp_path).recall(batch_id)
+    assert known is not None
+    assert (known.counted, known.spans, known.runs) == (True, True, False)
+    service.langsmith.recover()
+    list(service.executor(state_dir=tmp_path).collect(batch_id))
+    service.flush()
+    assert len(service.langsmith.runs) == 5
+    known = Journal(tmp_path).recall(batch_id)
+    assert known is not None
+    assert known.runs
+    assert service.otlp.metric_sum(OUTPUT) == service.api.truth(batch_id)["output_tokens"]
+
+
+def test_a_batch_collected_by_its_id_alone_finds_its_parent(
+    service: Any, make_requests: Make, tmp_path: Path
+) -> None:
+    with service.tracers.get_tracer("t").start_as_current_span("caller") as caller:
+        (handle,) = service.executor(state_dir=tmp_path).submit(make_requests(2))
+    list(service.executor(state_dir=tmp_path).collect(handle.id))
+    service.flush()
+    batch = {span.span_id: span for span in service.otlp.spans}[
+        f"{identity.batch_span_id(handle.id):016x}"
+    ]
+    assert batch.parent_span_id == f"{caller.get_span_context().span_id:016x}"
+
+
+def test_a_batch_of_a_killed_process_is_found_and_not_paid_twice(
+    service: Any, make_requests: Make, tmp_path: Path
+) -> None:
+    requests = make_requests(6)
+    abandoned(tmp_path, requests, ended_process())
+    created = service.client.messages.batches.create(requests=requests).id
+    (handle,) = service.executor(state_dir=tmp_path).submit(requests)
+    assert handle.id == created
+    assert creations(service) == 1
+    (deliberate,) = service.executor(state_dir=tmp_path).submit(requests)
+    assert deliberate.id != created, "submitting the same requests again is the caller's right"
+
+
+def test_an_intent_that_came_to_nothing_is_submitted_again(
+    service: Any, make_requests: Make, tmp_path: Path
+) -> None:
+    requests = make_requests(6)
+    abandoned(tmp_path, requests, ended_process())
+    service.executor(state_dir=tmp_path).submit(requests)
+    assert creations(service) == 1
+    assert Journal(tmp_path).unsettled(submitting._fingerprint(requests)) == []
+
+
+def test_the_intent_of_a_living_process_is_its_own(
+    service: Any, make_requests: Make, tmp_path: Path
+) -> None:
+    requests = make_requests(6)
+    abandoned(tmp_path, requests, os.getppid())
+    service.client.messages.batches.create(requests=requests)
+    service.executor(state_dir=tmp_path).submit(requests)
+    assert creations(service) == 2
+
+
+def test_a_lost_answer_is_followed_up_by_the_next_try(
+    service: Any, make_requests: Make, tmp_path: Path
+) -> None:
+    requests = make_requests(5)
+    service.api.fail_next("POST", "batches$", action="accept_then_close")
+    service.api.fail_next("GET", "batches$", status=503, times=2)
+    with pytest.raises(SubmissionAmbiguousError, match="list cannot be read"):
+        service.executor(state_dir=tmp_path).submit(requests)
+    (handle,) = service.executor(state_dir=tmp_path).submit(requests)
+    assert [handle.id] == service.api.batch_ids
+    assert creations(service) == 1
+
+
+def test_batches_that_the_journal_knows_are_no_candidates(
+    service: Any, make_requests: Make, tmp_path: Path
+) -> None:
+    executor = service.executor(state_dir=tmp_path)
+    (first,) = executor.submit(make_requests(5))
+    service.api.fail_next("POST", "batches$", action="accept_then_close")
+    (second,) = executor.submit(make_requests(5))
+    assert first.id != second.id
+    assert creations(service) == 2
+
+
+def test_a_refused_batch_leaves_no_intent(
+    service: Any, make_requests: Make, tmp_path: Path
+) -> None:
+    requests = make_requests(5)
+    service.api.fail_next("POST", "batches$", status=400)
+    with pytest.raises(Exception, match="400"):
+        service.executor(state_dir=tmp_path).submit(requests)
+    assert Journal(tmp_path).unsettled(submitting._fingerprint(requests)) == []
+
+
+def test_one_of_many_claims_is_granted(tmp_path: Path) -> None:
+    journals = [Journal(tmp_path) for _ in range(8)]
+    assert [journal.claim_count("b") for journal in journals].count(True) == 1
+
+
+@pytest.mark.parametrize("fault", ["file in the way", "corrupt", "newer"])
+def test_a_journal_that_cannot_be_used_stops_nothing(
+    service: Any,
+    make_requests: Make,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    fault: str,
+) -> None:
+    state = tmp_path / "state"
+    if fault == "file in the way":
+        state.write_text("")
+    else:
+        state.mkdir()
+        path = state / "journal.sqlite3"
+        if fault == "corrupt":
+            path.write_bytes(b"no database" * 1000)
+        else:
+            with sqlite3.connect(path) as db:
+                db.execute("PRAGMA user_version = 99")
+            db.close()
+    with caplog.at_level(logging.WARNING, "otel_bridge"):
+        results = service.executor(state_dir=state).run(make_requests(5))
+    assert len(results) == 5
+    warnings = [each for each in caplog.records if each.name.startswith("otel_bridge")]
+    assert len(warnings) == 1
+    assert "The journal in" in warnings[0].getMessage()
+    service.flush()
+    truth = service.api.truth(results.batch_ids[0])
+    assert service.otlp.metric_sum(OUTPUT) == truth["output_tokens"]
+    assert len(service.langsmith.runs) == 6
+
+
+def test_the_journal_is_the_owners_alone_and_forgets_in_time(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    Journal(state).claim_count("old")
+    path = state / "journal.sqlite3"
+    assert path.stat().st_mode & 0o077 == 0
+    assert state.stat().st_mode & 0o077 == 0
+    with sqlite3.connect(path) as db:
+        db.execute("UPDATE submissions SET made_at = ?", (time.time() - KEPT_SECONDS - 1,))
+    db.close()
+    assert Journal(state).recall("old") is None
+
+
+async def test_the_async_twin_keeps_the_journal_too(
+    service: Any, make_requests: Make, tmp_path: Path
+) -> None:
+    requests = make_requests(6)
+    abandoned(tmp_path, requests, ended_process())
+    created = service.client.messages.batches.create(requests=requests).id
+    executor = service.async_executor(state_dir=tmp_path)
+    results = await executor.run(requests)
+    assert results.batch_ids == (created,)
+    known = Journal(tmp_path).recall(created)
+    assert known is not None
+    assert (known.counted, known.spans, known.runs) == (True, True, True)
+    await executor.api._polling.close()
