@@ -13,6 +13,7 @@ from otel_bridge.errors import (
     BatchNotFoundError,
     BridgeError,
     ConfigurationError,
+    PartialSubmissionError,
     RequestsError,
     SubmissionAmbiguousError,
 )
@@ -34,6 +35,7 @@ __all__ = [
     "Cost",
     "LangSmithSpanExporter",
     "LangSmithSpanProcessor",
+    "PartialSubmissionError",
     "RequestsError",
     "Settings",
     "SubmissionAmbiguousError",

@@ -11,6 +11,7 @@ from typing import Any
 import orjson
 
 from otel_bridge import semconv
+from otel_bridge.process import renew_after_fork
 
 Json = dict[str, Any]
 
@@ -237,6 +238,11 @@ class ContentStore:
     def __init__(self, size: int = 20_000) -> None:
         self._contents: OrderedDict[int, Content] = OrderedDict()
         self._size = size
+        self.after_fork()
+        renew_after_fork(self)
+
+    def after_fork(self) -> None:
+        """A lock that a thread held while its process forked would be held for ever."""
         self._lock = threading.Lock()
 
     def put(self, span_id: int, inputs: Json | None, outputs: Json | None) -> None:

@@ -5,11 +5,15 @@ BridgeError
 ├── RequestsError           a batch's requests are malformed; nothing was sent
 ├── BatchError              the API refused or lost a batch
 │   ├── BatchNotFoundError
-│   └── SubmissionAmbiguousError
-└── DeliveryError           a telemetry backend did not take what it was sent
+│   ├── SubmissionAmbiguousError
+│   └── PartialSubmissionError
+└── DeliveryError           LangSmith did not take what was spooled
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 
 class BridgeError(Exception):
@@ -36,5 +40,20 @@ class SubmissionAmbiguousError(BatchError):
     """A submission got no answer and the API's list shows no new batch for it."""
 
 
+class PartialSubmissionError(BatchError):
+    """Requests that need several batches: some were created, a later one could not be.
+
+    `handles` are the batches that were created, for `collect`; `unsubmitted` the requests that
+    are in none of them, to be submitted again. `__cause__` says why.
+    """
+
+    def __init__(
+        self, message: str, handles: Sequence[Any], unsubmitted: Sequence[Mapping[str, Any]]
+    ) -> None:
+        super().__init__(message)
+        self.handles = tuple(handles)
+        self.unsubmitted = tuple(unsubmitted)
+
+
 class DeliveryError(BridgeError):
-    """A telemetry backend did not take what it was sent."""
+    """LangSmith did not take runs that were sent again; they are kept."""

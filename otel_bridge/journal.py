@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar
+
+from otel_bridge.owner import Owner
+from otel_bridge.process import renew_after_fork
 
 logger = logging.getLogger(__name__)
 
@@ -35,25 +38,33 @@ CREATE TABLE submissions (
     carrier TEXT NOT NULL,
     models TEXT NOT NULL,
     made_at REAL NOT NULL,
-    process INTEGER NOT NULL DEFAULT 0,
+    owner TEXT NOT NULL DEFAULT '',
+    teller TEXT NOT NULL DEFAULT '',
+    counter TEXT NOT NULL DEFAULT '',
     counted INTEGER NOT NULL DEFAULT 0,
     spans INTEGER NOT NULL DEFAULT 0,
     runs INTEGER NOT NULL DEFAULT 0
 );
-CREATE INDEX submissions_fingerprint ON submissions (fingerprint) WHERE batch_id IS NULL;
+CREATE INDEX submissions_fingerprint ON submissions (fingerprint, made_at);
 PRAGMA user_version = {VERSION};
 """
-_COLUMNS = (
-    "intent, batch_id, request_count, carrier, models, made_at, process, counted, spans, runs"
-)
+_COLUMNS = "intent, batch_id, request_count, carrier, models, made_at, owner, counted, spans, runs"
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What is to become one batch."""
+
+    request_count: int
+    models: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Submission:
     """One batch, or the intent of one whose id is not known yet. `made_at` is Unix time in s.
 
-    `counted` tells whether its metrics were recorded, `spans` and `runs` whether all of these
-    were handed over. `process` is the id of the process that made the intent.
+    `counted` tells whether its metrics were exported, `spans` and `runs` whether all of these
+    were handed over. `owner` is who made the intent.
     """
 
     intent: int
@@ -62,7 +73,7 @@ class Submission:
     carrier: Mapping[str, str]
     models: tuple[str, ...]
     made_at: float
-    process: int
+    owner: str
     counted: bool
     spans: bool
     runs: bool
@@ -70,7 +81,7 @@ class Submission:
     @classmethod
     def of_row(cls, row: tuple[Any, ...]) -> Submission:
         """Read a row of `_COLUMNS`."""
-        intent, batch_id, count, carrier, models, made_at, process, counted, spans, runs = row
+        intent, batch_id, count, carrier, models, made_at, owner, counted, spans, runs = row
         return cls(
             intent,
             batch_id,
@@ -78,7 +89,7 @@ class Submission:
             json.loads(carrier),
             tuple(json.loads(models)),
             made_at,
-            process,
+            owner,
             bool(counted),
             bool(spans),
             bool(runs),
@@ -88,41 +99,57 @@ class Submission:
 class Journal:
     """The journal in a directory, None for none; safe for several threads and processes.
 
+    A process has one for each directory, which `journal_in` gives.
+
     A journal that is unwritable, corrupt or of a newer version is left alone after one warning:
     nothing is then known, every claim is granted and the caller goes on.
     """
 
     def __init__(self, directory: Path | None) -> None:
         self._directory = directory
-        self._lock = threading.Lock()
+        self._owner = Owner(directory) if directory else None
         self._connection: sqlite3.Connection | None = None
-        self._owner = 0
+        self._telling: set[str] = set()
+        self._underway: set[int | None] = set()
+        self.after_fork()
+        renew_after_fork(self)
+
+    def after_fork(self) -> None:
+        """Neither a lock nor a connection survives a fork; the parent's stays its own."""
+        self._lock = threading.Lock()
+        self._inherited, self._connection = self._connection, None
+        self._telling.clear()
+        self._underway.clear()
 
     def intend(
-        self,
-        fingerprint: str,
-        request_count: int,
-        carrier: Mapping[str, str],
-        models: Sequence[str],
-    ) -> int | None:
-        """Note that a batch is about to be created."""
-        return self._do(
-            lambda db: (
+        self, whole: str, parts: Sequence[Part], carrier: Mapping[str, str]
+    ) -> list[int | None]:
+        """Note that batches are about to be created, the parts of what is submitted as a whole.
+
+        `whole` is a fingerprint of all their requests.
+        """
+
+        def write(db: sqlite3.Connection) -> list[int | None]:
+            made_at, owner = time.time(), self._name
+            intents = [
                 db.execute(
-                    "INSERT INTO submissions (fingerprint, request_count, carrier, models, made_at,"
-                    " process) VALUES (?, ?, ?, ?, ?, ?)",
+                    "INSERT INTO submissions (fingerprint, request_count, carrier, models,"
+                    " made_at, owner) VALUES (?, ?, ?, ?, ?, ?)",
                     (
-                        fingerprint,
-                        request_count,
+                        whole,
+                        part.request_count,
                         json.dumps(dict(carrier)),
-                        json.dumps(list(models)),
-                        time.time(),
-                        os.getpid(),
+                        json.dumps(part.models),
+                        made_at,
+                        owner,
                     ),
                 ).lastrowid
-            ),
-            None,
-        )
+                for part in parts
+            ]
+            self._underway.update(intents)
+            return intents
+
+        return self._do(write, [None] * len(parts))
 
     def settle(self, intent: int | None, batch_id: str) -> None:
         """Note the batch that an intent became."""
@@ -134,23 +161,53 @@ class Journal:
             None,
         )
 
-    def drop(self, intent: int | None) -> None:
-        """Note that an intent came to nothing."""
-        self._do(lambda db: db.execute("DELETE FROM submissions WHERE intent = ?", (intent,)), None)
-
-    def unsettled(self, fingerprint: str) -> list[Submission]:
-        """Intents for these very requests of which it is not known what they became."""
-        return self._do(
-            lambda db: [
-                Submission.of_row(row)
-                for row in db.execute(
-                    f"SELECT {_COLUMNS} FROM submissions"  # noqa: S608 - a constant
-                    " WHERE fingerprint = ? AND batch_id IS NULL ORDER BY intent",
-                    (fingerprint,),
-                )
-            ],
-            [],
+    def drop(self, intents: Iterable[int | None]) -> None:
+        """Note that intents came to nothing."""
+        self._do(
+            lambda db: db.executemany(
+                "DELETE FROM submissions WHERE intent = ? AND batch_id IS NULL",
+                [(intent,) for intent in intents],
+            ),
+            None,
         )
+
+    def unfinished(self, whole: str) -> list[Submission]:
+        """The parts of an earlier submission of these very requests that broke off.
+
+        Parts with a batch were created; whether one without was, is not known. A submission that
+        somebody is still at is none of the caller's business.
+        """
+
+        def read(db: sqlite3.Connection) -> list[Submission]:
+            rows = db.execute(
+                f"SELECT {_COLUMNS} FROM submissions WHERE fingerprint = ? AND made_at ="  # noqa: S608
+                " (SELECT min(made_at) FROM submissions WHERE fingerprint = ?"
+                " AND batch_id IS NULL) ORDER BY intent",
+                (whole, whole),
+            )
+            found = [Submission.of_row(row) for row in rows]
+            underway = any(
+                each.intent in self._underway or self._lives(each.owner) for each in found
+            )
+            return [] if underway else found
+
+        return self._do(read, [])
+
+    def take_over(self, intents: Sequence[int | None]) -> None:
+        """Note that the caller goes on with what another began."""
+
+        def take(db: sqlite3.Connection) -> None:
+            self._underway.update(intents)
+            db.executemany(
+                "UPDATE submissions SET owner = ? WHERE intent = ?",
+                [(self._name, intent) for intent in intents],
+            )
+
+        self._do(take, None)
+
+    def leave(self, intents: Iterable[int | None]) -> None:
+        """Note that the caller does no more about its intents."""
+        self._underway.difference_update(intents)
 
     def recall(self, batch_id: str) -> Submission | None:
         """What is known of a batch."""
@@ -164,18 +221,65 @@ class Journal:
 
         return self._do(read, None)
 
-    def claim_count(self, batch_id: str) -> bool:
-        """Whether the caller, and nobody else ever, is to record the batch's metrics."""
+    def claim_telling(self, batch_id: str) -> bool:
+        """Whether the caller is to tell of the batch, and nobody else until `end_telling`."""
 
         def claim(db: sqlite3.Connection) -> bool:
             self._ensure(db, batch_id)
-            changed = db.execute(
-                "UPDATE submissions SET counted = 1 WHERE batch_id = ? AND counted = 0",
-                (batch_id,),
+            (teller,) = db.execute(
+                "SELECT teller FROM submissions WHERE batch_id = ?", (batch_id,)
+            ).fetchone()
+            if batch_id in self._telling or self._lives(teller):
+                return False
+            db.execute(
+                "UPDATE submissions SET teller = ? WHERE batch_id = ?", (self._name, batch_id)
             )
-            return changed.rowcount == 1
+            self._telling.add(batch_id)
+            return True
 
         return self._do(claim, True)
+
+    def end_telling(self, batch_id: str) -> None:
+        """Let others tell of the batch again, should it be needed."""
+
+        def end(db: sqlite3.Connection) -> None:
+            self._telling.discard(batch_id)
+            db.execute(
+                "UPDATE submissions SET teller = '' WHERE batch_id = ? AND teller = ?",
+                (batch_id, self._name),
+            )
+
+        self._do(end, None)
+
+    def claim_count(self, batch_id: str) -> bool:
+        """Whether the caller, and nobody else, is to record the batch's metrics.
+
+        The claim of a process that ended before `counted` lapses: its metrics went with it.
+        """
+
+        def claim(db: sqlite3.Connection) -> bool:
+            self._ensure(db, batch_id)
+            counted, counter = db.execute(
+                "SELECT counted, counter FROM submissions WHERE batch_id = ?", (batch_id,)
+            ).fetchone()
+            if counted or (counter and (counter == self._name or self._lives(counter))):
+                return False
+            db.execute(
+                "UPDATE submissions SET counter = ? WHERE batch_id = ?", (self._name, batch_id)
+            )
+            return True
+
+        return self._do(claim, True)
+
+    def counted(self, batch_ids: Iterable[str]) -> None:
+        """Note that batches' metrics were exported."""
+        self._do(
+            lambda db: db.executemany(
+                "UPDATE submissions SET counted = 1 WHERE batch_id = ?",
+                [(batch_id,) for batch_id in batch_ids],
+            ),
+            None,
+        )
 
     def tell(self, batch_id: str, leg: Leg) -> None:
         """Note that all of a batch's spans, or runs, were handed over."""
@@ -188,6 +292,13 @@ class Journal:
             )
 
         self._do(mark, None)
+
+    def _lives(self, owner: str) -> bool:
+        return self._owner is not None and owner != self._owner.name and self._owner.lives(owner)
+
+    @property
+    def _name(self) -> str:
+        return self._owner.name if self._owner else ""
 
     @staticmethod
     def _ensure(db: sqlite3.Connection, batch_id: str) -> None:
@@ -216,8 +327,7 @@ class Journal:
                 return otherwise
 
     def _open(self, directory: Path) -> sqlite3.Connection:
-        # A connection must not cross a fork.
-        if self._connection is not None and self._owner == os.getpid():
+        if self._connection is not None:
             return self._connection
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         path = directory / "journal.sqlite3"
@@ -236,5 +346,9 @@ class Journal:
             elif version != VERSION:
                 raise ValueError(f"it has version {version}; this is otel-bridge for {VERSION}")
             db.execute("DELETE FROM submissions WHERE made_at < ?", (time.time() - KEPT_SECONDS,))
-        self._connection, self._owner = db, os.getpid()
+        self._connection = db
         return db
+
+
+journal_in = cache(Journal)
+"""The process's journal in a directory."""

@@ -104,6 +104,7 @@ class Service:
 
     def flush(self) -> None:
         self.tracers.force_flush()
+        self.delivery.flush(5)
         self.meters.force_flush()
 
     def close(self) -> None:

@@ -174,7 +174,9 @@ def test_backends_that_are_down_cost_no_result(
     assert runs.startswith("otel-bridge: LangSmith: 3003 of 3003 run updates did not reach")
     reason = "no answer in time" if fault == "hangs" else "no connection"
     assert spans.endswith(f"({reason}); check OTEL_EXPORTER_OTLP_ENDPOINT")
-    assert runs.endswith(f"({reason}); check LANGSMITH_ENDPOINT")
+    assert runs.endswith(
+        f"({reason}); check LANGSMITH_ENDPOINT; 3003 wait on disk for `otel-bridge replay`"
+    )
     assert len(api.batch_ids) == 1
 
 

@@ -14,7 +14,6 @@ from urllib3 import Retry
 
 from otel_bridge import identity
 from otel_bridge.langsmith import Delivery, DeliveryReport
-from otel_bridge.langsmith.delivery import MemoryOverflow
 from otel_bridge.langsmith.multipart import Operation, encode
 from otel_bridge.simulator import LangSmithCapture
 
@@ -173,26 +172,6 @@ def test_a_run_that_may_conflict_takes_no_other_with_it(
     assert alone.count(b'name="post.') == 1
 
 
-def test_memory_is_bounded_and_what_it_cannot_hold_is_said(
-    langsmith: LangSmithCapture, connect: Connect
-) -> None:
-    langsmith.refuse_all(503)
-    delivery = connect(overflow=MemoryOverflow(60_000))
-    for number in range(1, 41):
-        delivery.submit(post(number, inputs={"text": str(number) * 2_000}))
-        if number % 4 == 0:
-            delivery.flush(1)
-    assert counts(delivery) == (0, 40, 0)
-    langsmith.recover()
-    assert not connect().report.held_back
-    delivery.flush(5)
-    sent, held_back, refused = counts(delivery)
-    assert sent + held_back == 40
-    assert refused == 0
-    assert 0 < sent < 40
-    assert len(langsmith.runs) == sent
-
-
 def test_after_close_nothing_is_lost_unsaid(connect: Connect) -> None:
     delivery = connect()
     delivery.submit(post(1))
@@ -208,14 +187,15 @@ def test_a_dead_endpoint_costs_the_caller_nothing(connect: Connect) -> None:
         delivery.submit(post(number))
     assert time.monotonic() - started < 1
     delivery.flush(3)
-    assert delivery.report == DeliveryReport(0, 1000, 0, "no connection")
+    assert delivery.report == DeliveryReport(held_back=1000, reason="no connection")
 
 
 def test_a_body_is_encoded_once_and_split_by_its_fields() -> None:
-    body = encode([post(1, inputs={"a": 1}, error="bad", outputs=None)], zstd=False)
-    text = body.data.decode()
+    body = encode([post(1, inputs={"a": 1}, error="bad", outputs=None)], "1")
+    assert body.headers["Content-Encoding"] == "zstd"
+    text = body.uncompressed().data.decode()
     assert body.runs == 1
     for part in ("", ".inputs", ".error"):
         assert f'name="post.{run(1)["id"]}{part}"' in text
     assert ".outputs" not in text
-    assert encode([post(1)], zstd=True).headers["Content-Encoding"] == "zstd"
+    assert "Content-Encoding" not in body.uncompressed().headers

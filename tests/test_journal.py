@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import json
 import logging
-import os
 import sqlite3
 import subprocess
 import sys
@@ -16,7 +16,7 @@ import pytest
 
 from otel_bridge import SubmissionAmbiguousError, identity
 from otel_bridge.batches import submitting
-from otel_bridge.journal import KEPT_SECONDS, Journal
+from otel_bridge.journal import KEPT_SECONDS, Journal, Submission
 
 Make = Callable[[int], list[dict[str, Any]]]
 OUTPUT = "gen_ai.client.inference.usage.output_tokens"
@@ -31,19 +31,24 @@ def creations(service: Any) -> int:
     return sum(each.method == "POST" for each in service.api.requests)
 
 
-def ended_process() -> int:
-    process = subprocess.Popen([sys.executable, "-c", ""])
-    process.wait()
-    return process.pid
-
-
-def abandoned(state: Path, requests: list[dict[str, Any]], process: int) -> None:
+def abandoned(state: Path, requests: list[dict[str, Any]]) -> None:
     """What a process leaves that is killed while it creates a batch of the requests."""
-    journal = Journal(state)
-    journal.intend(submitting._fingerprint(requests), len(requests), {}, ["m"])
-    with sqlite3.connect(state / "journal.sqlite3") as db:
-        db.execute("UPDATE submissions SET process = ?", (process,))
-    db.close()
+    program = (
+        "import json, os, sys, pathlib\n"
+        "from otel_bridge.batches import submitting\n"
+        "from otel_bridge.journal import Journal\n"
+        "parts = [json.loads(sys.stdin.read())]\n"
+        "journal = Journal(pathlib.Path(sys.argv[1]))\n"
+        "planned = [submitting._part(part) for part in parts]\n"
+        "journal.intend(submitting._fingerprint(parts), planned, {})\n"
+        "os._exit(9)\n"
+    )
+    command = [sys.executable, "-c", program, str(state)]
+    subprocess.run(command, input=json.dumps(requests), text=True, check=False)
+
+
+def unfinished(state: Path, requests: list[dict[str, Any]]) -> list[Submission]:
+    return Journal(state).unfinished(submitting._fingerprint([requests]))
 
 
 def test_a_batch_that_was_told_whole_is_told_no_more(
@@ -67,7 +72,9 @@ def test_what_was_counted_but_not_told_is_told_and_not_counted(
     service: Any, make_requests: Make, tmp_path: Path
 ) -> None:
     batch_id = service.api.add_batch(make_requests(12))
-    assert Journal(tmp_path).claim_count(batch_id)
+    journal = Journal(tmp_path)
+    assert journal.claim_count(batch_id)
+    journal.counted([batch_id])
     list(service.executor(state_dir=tmp_path).collect(batch_id))
     service.flush()
     assert len(service.otlp.unique_spans()) == 13
@@ -84,6 +91,7 @@ def test_runs_that_did_not_arrive_are_told_again(
     assert known is not None
     assert (known.counted, known.spans, known.runs) == (True, True, False)
     service.langsmith.recover()
+    assert service.delivery.flush(5)
     list(service.executor(state_dir=tmp_path).collect(batch_id))
     service.flush()
     assert len(service.langsmith.runs) == 5
@@ -110,7 +118,7 @@ def test_a_batch_of_a_killed_process_is_found_and_not_paid_twice(
     service: Any, make_requests: Make, tmp_path: Path
 ) -> None:
     requests = make_requests(6)
-    abandoned(tmp_path, requests, ended_process())
+    abandoned(tmp_path, requests)
     created = service.client.messages.batches.create(requests=requests).id
     (handle,) = service.executor(state_dir=tmp_path).submit(requests)
     assert handle.id == created
@@ -123,17 +131,19 @@ def test_an_intent_that_came_to_nothing_is_submitted_again(
     service: Any, make_requests: Make, tmp_path: Path
 ) -> None:
     requests = make_requests(6)
-    abandoned(tmp_path, requests, ended_process())
+    abandoned(tmp_path, requests)
     service.executor(state_dir=tmp_path).submit(requests)
     assert creations(service) == 1
-    assert Journal(tmp_path).unsettled(submitting._fingerprint(requests)) == []
+    assert unfinished(tmp_path, requests) == []
 
 
 def test_the_intent_of_a_living_process_is_its_own(
     service: Any, make_requests: Make, tmp_path: Path
 ) -> None:
     requests = make_requests(6)
-    abandoned(tmp_path, requests, os.getppid())
+    parts = [requests]
+    other = Journal(tmp_path)
+    other.intend(submitting._fingerprint(parts), [submitting._part(requests)], {})
     service.client.messages.batches.create(requests=requests)
     service.executor(state_dir=tmp_path).submit(requests)
     assert creations(service) == 2
@@ -170,7 +180,7 @@ def test_a_refused_batch_leaves_no_intent(
     service.api.fail_next("POST", "batches$", status=400)
     with pytest.raises(Exception, match="400"):
         service.executor(state_dir=tmp_path).submit(requests)
-    assert Journal(tmp_path).unsettled(submitting._fingerprint(requests)) == []
+    assert unfinished(tmp_path, requests) == []
 
 
 def test_one_of_many_claims_is_granted(tmp_path: Path) -> None:
@@ -226,7 +236,7 @@ async def test_the_async_twin_keeps_the_journal_too(
     service: Any, make_requests: Make, tmp_path: Path
 ) -> None:
     requests = make_requests(6)
-    abandoned(tmp_path, requests, ended_process())
+    abandoned(tmp_path, requests)
     created = service.client.messages.batches.create(requests=requests).id
     executor = service.async_executor(state_dir=tmp_path)
     results = await executor.run(requests)

@@ -167,7 +167,8 @@ def run(parent: Run | None = None, *, after: float = 0, **changes: Any) -> Run:
 
 
 def send(client: Client, *runs: Run, verb: Any = "post", zstd: bool = False) -> None:
-    body = encode([Operation.of(verb, each) for each in runs], zstd=zstd)
+    body = encode([Operation.of(verb, each) for each in runs], "1")
+    body = body if zstd else body.uncompressed()
     request: dict[str, Any] = {"data": body.data, "headers": body.headers, "timeout": (3, 10)}
     client.request_with_retries("POST", "/runs/multipart", request_kwargs=request)
 

@@ -2,7 +2,7 @@
 
 from otel_bridge.batches.executor import AsyncBatchExecutor, BatchExecutor
 from otel_bridge.batches.handle import BatchHandle
-from otel_bridge.batches.requests import read_requests, validate_requests
+from otel_bridge.batches.requests import Request, read_requests, validate_requests
 from otel_bridge.batches.results import BatchResult, BatchResults
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "BatchHandle",
     "BatchResult",
     "BatchResults",
+    "Request",
     "read_requests",
     "validate_requests",
 ]

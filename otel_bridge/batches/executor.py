@@ -4,26 +4,33 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 import anthropic
-import httpx2
 from opentelemetry import propagate
 
 from otel_bridge.batches import flows
 from otel_bridge.batches.api import AsyncApi, SyncApi
-from otel_bridge.batches.collecting import READS, Collector, logger, read_all
+from otel_bridge.batches.collecting import (
+    READ_FAULTS,
+    READS,
+    Collector,
+    again_or_raise,
+    logger,
+    read_all,
+)
 from otel_bridge.batches.handle import BatchHandle
-from otel_bridge.batches.requests import Request, validate_requests
+from otel_bridge.batches.requests import Request, split_requests, validate_requests
 from otel_bridge.batches.results import BatchResult, BatchResults
 from otel_bridge.batches.submitting import submit
 from otel_bridge.config import Settings
-from otel_bridge.errors import BatchError, ConfigurationError
+from otel_bridge.errors import BatchError, ConfigurationError, PartialSubmissionError
 from otel_bridge.langsmith import LangSmithPropagator, mirror
 from otel_bridge.telemetry import BatchFacts, BatchRecorder
 
 if TYPE_CHECKING:
+    from anthropic.types.messages import MessageBatch
     from opentelemetry.context import Context
     from opentelemetry.metrics import MeterProvider
     from opentelemetry.trace import TracerProvider
@@ -31,7 +38,6 @@ if TYPE_CHECKING:
 ApiT = TypeVar("ApiT", SyncApi, AsyncApi)
 Progress = Callable[[BatchFacts], None]
 
-_READ_FAULTS = (anthropic.AnthropicError, httpx2.HTTPError)
 _propagator = LangSmithPropagator()
 
 
@@ -63,17 +69,45 @@ class _Executor(Generic[ApiT]):
         self._submitted: dict[str, BatchHandle] = {}
         self._mirror = mirror(self._recorder.provider, self.settings)
 
-    def _submission(self, requests: list[Request]) -> flows.Flow[BatchHandle]:
-        carrier: dict[str, str] = {}
-        with _never_in_the_way():
-            propagate.inject(carrier)
-            _propagator.inject(carrier)
+    def _submission(self, requests: list[Request]) -> flows.Flow[list[BatchHandle]]:
+        parts = split_requests(requests)
+        handles: list[BatchHandle] = []
+        with self._recorder.together(len(requests), len(parts)):
+            carrier: dict[str, str] = {}
+            with _never_in_the_way():
+                propagate.inject(carrier)
+                _propagator.inject(carrier)
+
+            def created(batch: MessageBatch, part: Sequence[Request]) -> None:
+                handles.append(self._created(BatchFacts.from_api(batch), part, carrier))
+
+            journal = self._recorder.journal
+            try:
+                yield from submit(self.api, journal, parts, carrier, created)
+            except BatchError as error:
+                if not handles:
+                    raise
+                rest = [each for part in parts[len(handles) :] for each in part]
+                raise PartialSubmissionError(
+                    f"{len(handles)} of {len(parts)} batches were created; {len(rest):,} requests "
+                    f"are in none: {error}",
+                    handles,
+                    rest,
+                ) from error
+        return handles
+
+    def _created(
+        self, facts: BatchFacts, requests: Sequence[Request], carrier: dict[str, str]
+    ) -> BatchHandle:
+        known = self._recorder.journal.recall(facts.id)
         params = {request["custom_id"]: request["params"] for request in requests}
         models = tuple(sorted({str(each["model"]) for each in params.values()}))
-        batch = yield from submit(self.api, self._recorder.journal, requests, carrier, models)
-        facts = BatchFacts.from_api(batch)
         handle = BatchHandle(facts.id, facts.request_count, carrier, models, params)
-        handle.recording = self._recorder.start(facts, models=models)
+        parent = None
+        if known is not None and known.carrier != carrier:  # another process began it
+            handle.carrier = dict(known.carrier)
+            parent = self._context(handle)
+        handle.recording = self._recorder.start(facts, parent, models)
         self._submitted[facts.id] = handle
         self._progress(facts)
         return handle
@@ -117,7 +151,7 @@ class _Executor(Generic[ApiT]):
 
     def _finish(self, collector: Collector, handle: BatchHandle) -> None:
         collector.finish()
-        if self._mirror is not None and not self._mirror.delivery.report.held_back:
+        if self._mirror is not None and self._mirror.delivery.flush(patient=False):
             self._recorder.journal.tell(handle.id, "runs")
 
     def _abandon(self, handle: BatchHandle) -> None:
@@ -154,11 +188,13 @@ class BatchExecutor(_Executor[SyncApi]):
     def submit(self, requests: Iterable[Request]) -> list[BatchHandle]:
         """Check the requests whole, then create the batch; its span is open from here on.
 
-        Raises RequestsError before anything is sent, BatchError when the API refuses, and
-        SubmissionAmbiguousError when it cannot be known whether a batch was created.
+        More than one batch takes (100,000 requests or 256 MB) become several under one span.
+
+        Raises RequestsError before anything is sent, BatchError when the API refuses,
+        SubmissionAmbiguousError when it cannot be known whether a batch was created, and
+        PartialSubmissionError when some batches of several were.
         """
-        checked = validate_requests(requests)
-        return [flows.drive(self._submission(checked))]
+        return flows.drive(self._submission(validate_requests(requests)))
 
     def collect(self, batch: BatchHandle | str) -> Iterator[BatchResult]:
         """Wait for the batch and stream its results; telemetry is complete at the end.
@@ -169,9 +205,9 @@ class BatchExecutor(_Executor[SyncApi]):
         try:
             facts = flows.drive(flows.wait(self.api, handle.id, self.settings, self._seen(handle)))
             collector = self._collector(handle, facts)
-            yield from read_all(collector, lambda: self.api.lines(handle.id), _READ_FAULTS)
+            yield from read_all(collector, self.api, handle.id)
             self._finish(collector, handle)
-        except _READ_FAULTS as error:
+        except READ_FAULTS as error:
             raise BatchError(
                 f"results of batch {handle.id} cannot be read: {flows.describe(error)}"
             ) from error
@@ -180,12 +216,21 @@ class BatchExecutor(_Executor[SyncApi]):
         self._submitted.pop(handle.id, None)
 
     def run(self, requests: Iterable[Request]) -> BatchResults:
-        """Submit, wait, collect; raises what `submit` and `collect` raise."""
-        handles = self.submit(requests)
+        """Submit, wait, collect; raises what `submit` and `collect` raise.
+
+        Where only some of several batches could be created, these are collected, and `unsubmitted`
+        of the results has the requests to submit again.
+        """
+        rest: Sequence[Request] = ()
+        try:
+            handles = self.submit(requests)
+        except PartialSubmissionError as error:
+            handles, rest = list(error.handles), error.unsubmitted
+            logger.error("%s", error)
         results = {
             result.custom_id: result for handle in handles for result in self.collect(handle)
         }
-        return BatchResults(results, tuple(handle.id for handle in handles))
+        return BatchResults(results, tuple(handle.id for handle in handles), rest)
 
 
 class AsyncBatchExecutor(_Executor[AsyncApi]):
@@ -210,8 +255,7 @@ class AsyncBatchExecutor(_Executor[AsyncApi]):
 
     async def submit(self, requests: Iterable[Request]) -> list[BatchHandle]:
         """See BatchExecutor.submit."""
-        checked = validate_requests(requests)
-        return [await flows.drive_async(self._submission(checked))]
+        return await flows.drive_async(self._submission(validate_requests(requests)))
 
     async def collect(self, batch: BatchHandle | str) -> AsyncIterator[BatchResult]:
         """See BatchExecutor.collect."""
@@ -222,19 +266,20 @@ class AsyncBatchExecutor(_Executor[AsyncApi]):
             )
             collector = self._collector(handle, facts)
             for attempt in range(READS):
+                collector.begin()
                 try:
                     async for arrived in self.api.lines(handle.id):
                         # On a thread: recording may wait for a slow backend, the loop must not.
                         for result in await asyncio.to_thread(collector.take, arrived):
                             yield result
-                except _READ_FAULTS as error:
-                    if attempt + 1 == READS and not collector.complete:
-                        raise
-                    logger.warning("Reading results broke off (%s)", type(error).__name__)
+                except READ_FAULTS as error:
+                    again_or_raise(collector, attempt, error)
                 if collector.complete:
                     break
+                if attempt + 1 < READS:
+                    await self.api.sleep(2.0**attempt)
             await asyncio.to_thread(self._finish, collector, handle)
-        except _READ_FAULTS as error:
+        except READ_FAULTS as error:
             raise BatchError(
                 f"results of batch {handle.id} cannot be read: {flows.describe(error)}"
             ) from error
@@ -244,11 +289,16 @@ class AsyncBatchExecutor(_Executor[AsyncApi]):
 
     async def run(self, requests: Iterable[Request]) -> BatchResults:
         """See BatchExecutor.run."""
-        handles = await self.submit(requests)
+        rest: Sequence[Request] = ()
+        try:
+            handles = await self.submit(requests)
+        except PartialSubmissionError as error:
+            handles, rest = list(error.handles), error.unsubmitted
+            logger.error("%s", error)
         results = {
             result.custom_id: result for handle in handles async for result in self.collect(handle)
         }
-        return BatchResults(results, tuple(handle.id for handle in handles))
+        return BatchResults(results, tuple(handle.id for handle in handles), rest)
 
 
 ClientT = TypeVar("ClientT", anthropic.Anthropic, anthropic.AsyncAnthropic)

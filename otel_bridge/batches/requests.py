@@ -15,6 +15,8 @@ from otel_bridge.errors import RequestsError
 
 MAX_REQUESTS = 100_000
 MAX_BYTES = 256_000_000
+"""What one batch takes. Source: https://docs.anthropic.com/en/api/creating-message-batches"""
+_ENVELOPE_BYTES = 1_000
 CUSTOM_ID = re.compile(r"^[a-zA-Z0-9_-]{1,64}\Z")
 _REQUIRED = ("model", "max_tokens", "messages")
 
@@ -44,11 +46,31 @@ def validate_requests(
         checked.append(request)
     if not checked:
         raise RequestsError("there are no requests; a batch needs at least one")
-    if len(checked) > MAX_REQUESTS:
-        raise RequestsError(
-            f"{len(checked):,} requests are more than the {MAX_REQUESTS:,} of one batch; split them"
-        )
     return checked
+
+
+def split_requests(
+    requests: Iterable[Request], *, max_requests: int = MAX_REQUESTS, max_bytes: int = MAX_BYTES
+) -> list[list[Request]]:
+    """The requests in as few parts, in order, as one batch each may take.
+
+    Raises RequestsError for a request that is too large for any batch.
+    """
+    parts: list[list[Request]] = []
+    room = 0
+    for request in requests:
+        size = len(orjson.dumps(request, default=str, option=orjson.OPT_NON_STR_KEYS)) + 1
+        if size > max_bytes - _ENVELOPE_BYTES:
+            raise RequestsError(
+                f"the request {request['custom_id']!r} has {size:,} bytes, more than the "
+                f"{max_bytes:,} of a whole batch; shorten it"
+            )
+        if not parts or len(parts[-1]) == max_requests or size > room:
+            parts.append([])
+            room = max_bytes - _ENVELOPE_BYTES
+        parts[-1].append(request)
+        room -= size
+    return parts
 
 
 def _check(request: Any, place: str) -> str:

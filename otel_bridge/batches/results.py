@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -63,9 +63,16 @@ class BatchResult:
 class BatchResults(Mapping[str, BatchResult]):
     """All results of a run by custom id."""
 
-    def __init__(self, results: Mapping[str, BatchResult], batch_ids: tuple[str, ...]) -> None:
+    def __init__(
+        self,
+        results: Mapping[str, BatchResult],
+        batch_ids: tuple[str, ...],
+        unsubmitted: Sequence[Mapping[str, Any]] = (),
+    ) -> None:
         self._results = results
         self.batch_ids = batch_ids
+        self.unsubmitted = tuple(unsubmitted)
+        """Requests that are in no batch, since a later one of several could not be created."""
 
     def __getitem__(self, custom_id: str) -> BatchResult:
         return self._results[custom_id]

@@ -1,11 +1,10 @@
-"""Creating a batch, never twice: an intent is noted first, and a lost answer is looked up."""
+"""Creating batches, never twice: an intent is noted first, and a lost answer is looked up."""
 
 from __future__ import annotations
 
 import logging
-import os
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
@@ -16,12 +15,12 @@ import orjson
 
 from otel_bridge.batches.flows import Flow, credentials_error, describe
 from otel_bridge.errors import BatchError, SubmissionAmbiguousError
+from otel_bridge.journal import Journal, Part, Submission
 from otel_bridge.telemetry import BatchFacts
 
 if TYPE_CHECKING:
     from otel_bridge.batches.api import AsyncApi, SyncApi
     from otel_bridge.batches.requests import Request
-    from otel_bridge.journal import Journal
 
 logger = logging.getLogger(__name__)
 
@@ -35,59 +34,77 @@ _CLOCK_SKEW = timedelta(minutes=5)
 def submit(
     api: SyncApi | AsyncApi,
     journal: Journal,
-    requests: list[Request],
+    parts: Sequence[Sequence[Request]],
     carrier: Mapping[str, str],
-    models: Sequence[str],
-) -> Flow[Any]:
-    """Create a batch of the requests, or find the one that an earlier try created.
+    created: Callable[[Any, Sequence[Request]], None],
+) -> Flow[None]:
+    """Create a batch of each part, or find the one that an earlier try created.
 
-    The journal knows of an intent before the call and of the batch after it, so a process that
-    was killed in between is followed up when the same requests are submitted again.
+    `created` gets each batch and its requests in turn. The journal knows of all intents before
+    the first call and of each batch after its own, so a process that was killed in between is
+    followed up when the same requests are submitted again.
     """
-    fingerprint = _fingerprint(requests)
-    batch = yield from _follow_up(api, journal, fingerprint)
-    intent = journal.intend(fingerprint, len(requests), carrier, models)
-    if batch is None:
-        try:
-            batch = yield from _create(api, journal, requests)
-        except SubmissionAmbiguousError:
-            raise
-        except Exception:
-            journal.drop(intent)
-            raise
-    journal.settle(intent, batch.id)
-    return batch
+    whole = _fingerprint(parts)
+    known = journal.unfinished(whole)
+    if len(known) == len(parts):
+        intents: list[int | None] = [each.intent for each in known]
+        journal.take_over(intents)
+    else:
+        known = []
+        intents = journal.intend(whole, [_part(each) for each in parts], carrier)
+    try:
+        for index, requests in enumerate(parts):
+            batch = None
+            if known:
+                batch = yield from _follow_up(api, journal, known[index])
+                if known[index].batch_id is None:
+                    known = []  # nothing was begun after the part that broke off
+            if batch is None:
+                batch = yield from _create(api, journal, requests)
+            journal.settle(intents[index], batch.id)
+            created(batch, requests)
+    except SubmissionAmbiguousError:
+        raise
+    except Exception:
+        journal.drop(intents)
+        raise
+    finally:
+        journal.leave(intents)
 
 
-def _fingerprint(requests: Sequence[Mapping[str, Any]]) -> str:
+def _part(requests: Sequence[Request]) -> Part:
+    models = {str(request["params"]["model"]) for request in requests}
+    return Part(len(requests), tuple(sorted(models)))
+
+
+def _fingerprint(parts: Sequence[Sequence[Mapping[str, Any]]]) -> str:
     digest = blake2b(digest_size=16)
-    for request in requests:
-        digest.update(orjson.dumps(request, default=str, option=orjson.OPT_NON_STR_KEYS))
+    for requests in parts:
+        for request in requests:
+            digest.update(orjson.dumps(request, default=str, option=orjson.OPT_NON_STR_KEYS))
     return digest.hexdigest()
 
 
-def _follow_up(api: SyncApi | AsyncApi, journal: Journal, fingerprint: str) -> Flow[Any]:
-    for intent in journal.unsettled(fingerprint):
-        if intent.process != os.getpid() and _lives(intent.process):
-            continue
-        made = datetime.fromtimestamp(intent.made_at, UTC)
-        found = yield from _look(api, journal, intent.request_count, made)
-        if found is None:
-            reason = f"an earlier process was about to submit these requests at {made:%H:%M:%S}"
-            raise _ambiguous(reason, intent.request_count)
-        if len(found) > 1:
-            raise _several("an earlier process submitted these requests", found)
-        journal.drop(intent.intent)
-        if found:
-            logger.warning(
-                "An earlier process created batch %s for these requests; going on with it",
-                found[0].id,
-            )
-            return found[0]
-    return None
+def _follow_up(api: SyncApi | AsyncApi, journal: Journal, part: Submission) -> Flow[Any]:
+    """The batch that an earlier process created for a part, None when it created none."""
+    made = datetime.fromtimestamp(part.made_at, UTC)
+    if part.batch_id is not None:
+        return (yield lambda: api.retrieve(part.batch_id or ""))
+    found = yield from _look(api, journal, part.request_count, made)
+    if found is None:
+        reason = f"an earlier process was about to submit these requests at {made:%H:%M:%S}"
+        raise _ambiguous(reason, part.request_count)
+    if len(found) > 1:
+        raise _several("an earlier process submitted these requests", found)
+    if not found:
+        return None
+    logger.warning(
+        "An earlier process created batch %s for these requests; going on with it", found[0].id
+    )
+    return found[0]
 
 
-def _create(api: SyncApi | AsyncApi, journal: Journal, requests: list[Request]) -> Flow[Any]:
+def _create(api: SyncApi | AsyncApi, journal: Journal, requests: Sequence[Request]) -> Flow[Any]:
     """Create a batch.
 
     A refusal (429, 529) made no batch and is tried again with backoff. After an answer that
@@ -168,16 +185,6 @@ def _several(reason: str, found: list[Any]) -> SubmissionAmbiguousError:
     return SubmissionAmbiguousError(
         f"{reason} and more than one recent batch fits: {ids}; collect the right one by its id"
     )
-
-
-def _lives(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True
 
 
 def _backoff(attempt: int, error: anthropic.APIStatusError) -> float:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import logging
 import os
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import FrameType
 from typing import Any, BinaryIO, NoReturn
 
 import click
@@ -18,11 +21,18 @@ from opentelemetry import propagate
 from opentelemetry.context import attach
 from rich.console import Console
 
-from otel_bridge.batches import BatchExecutor, BatchHandle, read_requests
+from otel_bridge.batches import BatchExecutor, BatchHandle, Request, read_requests
 from otel_bridge.cli import render
 from otel_bridge.cli.telemetry import Telemetry
 from otel_bridge.config import Settings
-from otel_bridge.errors import BridgeError, ConfigurationError, RequestsError
+from otel_bridge.errors import (
+    BridgeError,
+    ConfigurationError,
+    DeliveryError,
+    PartialSubmissionError,
+    RequestsError,
+)
+from otel_bridge.langsmith import Delivery
 from otel_bridge.version import __version__
 
 FAILED, WRONG, REQUESTS_FAILED = 1, 2, 3
@@ -39,12 +49,6 @@ _fail_on_error = click.option(
 )
 
 
-def _stop(error: BridgeError) -> NoReturn:
-    click.echo(f"otel-bridge: {error}", err=True)
-    wrong = isinstance(error, (ConfigurationError, RequestsError))
-    raise SystemExit(WRONG if wrong else FAILED)
-
-
 def _command(function: Callable[..., None]) -> Callable[..., None]:
     """Errors of ours are one line and a status, never a traceback."""
 
@@ -53,12 +57,19 @@ def _command(function: Callable[..., None]) -> Callable[..., None]:
         try:
             function(*args, **kwargs)
         except BridgeError as error:
-            _stop(error)
+            click.echo(f"otel-bridge: {error}", err=True)
+            wrong = isinstance(error, (ConfigurationError, RequestsError))
+            _leave(WRONG if wrong else FAILED)
         except KeyboardInterrupt:
             click.echo("otel-bridge: interrupted", err=True)
-            raise SystemExit(FAILED) from None
+            _leave(FAILED)
 
     return call
+
+
+def _terminated(_signal: int, _frame: FrameType | None) -> NoReturn:
+    """SIGTERM is what Ctrl-C is: the batch goes on, and what is held goes to the spool."""
+    raise KeyboardInterrupt
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -67,6 +78,7 @@ def cli() -> None:
     """Anthropic Message Batches in OpenTelemetry and LangSmith."""
     logging.basicConfig(level=logging.WARNING, format="otel-bridge: %(message)s", stream=sys.stderr)
     logging.getLogger("anthropic").setLevel(logging.ERROR)
+    signal.signal(signal.SIGTERM, _terminated)
 
 
 class _Session:
@@ -81,7 +93,23 @@ class _Session:
         # OpenTelemetry's environment carrier: TRACEPARENT, TRACESTATE, BAGGAGE.
         attach(propagate.extract({k.lower(): v for k, v in os.environ.items()}))
         self.progress = render.Progress(self.console)
+        click.get_current_context().obj = self.telemetry
         self.executor = BatchExecutor(settings=self.settings, on_progress=self.progress.update)
+
+    def submit(
+        self, requests: list[Request]
+    ) -> tuple[list[BatchHandle], PartialSubmissionError | None]:
+        """What was created, and why that is not all. The rest is written to a file."""
+        try:
+            return self.executor.submit(requests), None
+        except PartialSubmissionError as error:
+            path = Path(f"{error.handles[0].id}.unsubmitted.jsonl")
+            with path.open("wb") as file:
+                file.writelines(orjson.dumps(each) + b"\n" for each in error.unsubmitted)
+            told = PartialSubmissionError(
+                f"{error}; submit {path} to go on", error.handles, error.unsubmitted
+            )
+            return list(error.handles), told
 
     def collect(self, batches: list[BatchHandle], output: str | None) -> int:
         """Write each result as it is read, so that nothing of telemetry can keep it back.
@@ -155,10 +183,12 @@ def run(file: str, output: str | None, as_json: bool, fail_on_error: bool) -> No
     requests = read_requests(file)
     _check_output(output, as_json=as_json)
     session = _Session(as_json=as_json)
-    handles = session.executor.submit(requests)
+    handles, lack = session.submit(requests)
     failed = session.collect(handles, output)
     session.summarise(handles)
-    _leave(fail_on_error and failed)
+    if lack:
+        raise lack
+    _leave(REQUESTS_FAILED if fail_on_error and failed else 0)
 
 
 @cli.command()
@@ -169,7 +199,7 @@ def submit(file: str, as_json: bool) -> None:
     """Submit the requests in FILE and print what `collect` needs."""
     requests = read_requests(file)
     session = _Session(as_json=as_json)
-    handles = session.executor.submit(requests)
+    handles, lack = session.submit(requests)
     reports = session.telemetry.finish()
     if as_json:
         click.echo(
@@ -184,7 +214,9 @@ def submit(file: str, as_json: bool) -> None:
     else:
         for handle in handles:
             click.echo(handle.id)
-    _leave(False)
+    if lack:
+        raise lack
+    _leave(0)
 
 
 @cli.command()
@@ -200,7 +232,7 @@ def collect(batch: str, output: str | None, as_json: bool, fail_on_error: bool) 
     session = _Session(as_json=as_json)
     failed = session.collect(handles, output)
     session.summarise(handles)
-    _leave(fail_on_error and failed)
+    _leave(REQUESTS_FAILED if fail_on_error and failed else 0)
 
 
 def _handles(batch: str) -> list[BatchHandle]:
@@ -216,11 +248,43 @@ def _handles(batch: str) -> list[BatchHandle]:
         ) from error
 
 
-def _leave(failed: object) -> NoReturn:
+def _leave(status: int) -> NoReturn:
     """Leave without the SDK's own exit handlers, which wait for a dead backend once more."""
+    telemetry = click.get_current_context().obj
+    if telemetry is not None:
+        telemetry.finish(patience=5.0)
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(REQUESTS_FAILED if failed else 0)
+    os._exit(status)
+
+
+@cli.command()
+@_as_json
+@click.option("--refused", is_flag=True, help="Also what LangSmith refused, once that is mended.")
+@_command
+def replay(as_json: bool, refused: bool) -> None:
+    """Send to LangSmith what is spooled."""
+    settings = Settings.from_env(strict=True)
+    logging.getLogger("otel_bridge.langsmith").setLevel(logging.ERROR)
+    delivery = Delivery(state_dir=settings.state_dir)
+    delivery.adopt(refused=refused)
+    before = 0
+    while (waiting := delivery.replayed.held_back) and waiting != before:
+        before = waiting
+        delivery.flush(10.0)
+    report = delivery.replayed
+    delivery.close(0.0)
+    if as_json:
+        click.echo(orjson.dumps({**dataclasses.asdict(report), "endpoint": delivery.endpoint}))
+    else:
+        click.echo(f"{report.sent} run updates sent to {delivery.endpoint}")
+    if report.held_back or report.refused:
+        raise DeliveryError(
+            f"LangSmith at {delivery.endpoint}: {report.held_back} run updates still wait, "
+            f"{report.refused} were refused ({report.reason}); check LANGSMITH_ENDPOINT and "
+            "LANGSMITH_API_KEY"
+        )
+    _leave(0)
 
 
 @cli.command()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -68,8 +69,9 @@ def run_demo(count: int, seconds: float, *, as_json: bool) -> bool:
         MessageBatchesServer(batch_seconds=seconds, seed=SEED) as api,
         OtlpCapture() as otlp,
         LangSmithCapture() as langsmith,
+        tempfile.TemporaryDirectory() as state_dir,
     ):
-        _point_environment_at(api.url, otlp.url, langsmith.url)
+        _point_environment_at(api.url, otlp.url, langsmith.url, state_dir)
         settings = Settings.from_env(strict=True)
         telemetry = Telemetry(settings).set_up()
         progress = render.Progress(console)
@@ -105,7 +107,7 @@ def run_demo(count: int, seconds: float, *, as_json: bool) -> bool:
     return agreed
 
 
-def _point_environment_at(api: str, otlp: str, langsmith: str) -> None:
+def _point_environment_at(api: str, otlp: str, langsmith: str, state_dir: str) -> None:
     for name in list(os.environ):
         if name.startswith(("OTEL_", "LANGSMITH_", "LANGCHAIN_")) or name in {
             variable.name for variable in VARIABLES
@@ -124,6 +126,7 @@ def _point_environment_at(api: str, otlp: str, langsmith: str) -> None:
         "LANGSMITH_PROJECT": "demo",
         "OTEL_BRIDGE_POLL_INTERVAL": "0.5",
         "OTEL_BRIDGE_POLL_MAX_INTERVAL": "1",
+        "OTEL_BRIDGE_STATE_DIR": state_dir,
     }
 
 

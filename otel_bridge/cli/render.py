@@ -74,6 +74,7 @@ class Summary:
     """What a run came to."""
 
     batches: list[str]
+    requests: int
     outcomes: dict[str, int]
     usage: TokenUsage
     cost_usd: float | None
@@ -95,16 +96,18 @@ class Summary:
         costs = []
         for recording in recordings:
             usage += recording.usage
-            if recording.cost is not None:
-                costs.append(recording.cost.total_cost)
+            costs.append(recording.cost)
             for kind, count in recording.outcomes.items():
                 outcomes[kind] = outcomes.get(kind, 0) + count
         first = recordings[0] if recordings else None
+        # No sum is better than one with a part that is not known.
+        known = [cost for cost in costs if cost is not None]
         return cls(
             [handle.id for handle in handles],
+            sum(recording.facts.request_count for recording in recordings),
             outcomes,
             usage,
-            sum(costs) if costs else None,
+            sum(cost.total_cost for cost in known) if len(known) == len(costs) > 0 else None,
             first.trace_id if first else None,
             _run_url(first, langsmith),
             backends,
@@ -114,7 +117,7 @@ class Summary:
         """The object that `--json` prints."""
         return {
             "batches": self.batches,
-            "requests": sum(self.outcomes.values()),
+            "requests": self.requests,
             **self.outcomes,
             "usage": usage_dict(self.usage),
             "cost_usd": self.cost_usd,

@@ -49,6 +49,8 @@ class BackendReport:
     sent: int = 0
     held_back: int = 0
     refused: int = 0
+    dropped: int = 0
+    spooled: int = 0
     reason: str | None = None
     metrics_lost: bool = False
 
@@ -57,6 +59,7 @@ class BackendReport:
             "sent": self.sent,
             "held_back": self.held_back,
             "refused": self.refused,
+            "dropped": self.dropped,
             "endpoint": self.endpoint,
             "reason": self.reason,
         }
@@ -64,7 +67,7 @@ class BackendReport:
     @property
     def complaint(self) -> str | None:
         """One line about what did not arrive."""
-        lost = self.held_back + self.refused
+        lost = self.held_back + self.refused + self.dropped
         what = [f"{lost} of {self.sent + lost} {self.unit}"] if lost else []
         if self.metrics_lost:
             what.append("the metrics")
@@ -73,7 +76,9 @@ class BackendReport:
         reason = f" ({self.reason})" if self.reason else ""
         refused = any(status in (self.reason or "") for status in (" 401", " 403"))
         remedy = "; check " + _VARIABLES[self.name][refused] if self.name in _VARIABLES else ""
-        return f"{self.name}: {' and '.join(what)} did not reach {self.endpoint}{reason}{remedy}"
+        kept = f"; {self.spooled} wait on disk for `otel-bridge replay`" if self.spooled else ""
+        lack = f"{' and '.join(what)} did not reach {self.endpoint}"
+        return f"{self.name}: {lack}{reason}{remedy}{kept}"
 
 
 class CountingExporter(SpanExporter):
@@ -138,13 +143,20 @@ class Telemetry:
         self.langsmith: LangSmithSpanProcessor | None = None
         self._exporters: list[BackendReport] = []
         self._complaints = _OneLine()
+        self._finished = False
 
     def set_up(self) -> Telemetry:
         """Configure the SDK as opentelemetry-distro does, and add the mirror.
 
         A provider that is there already (opentelemetry-instrument) is used as it stands.
         """
-        for name in ("opentelemetry", "langsmith", "urllib3", "otel_bridge.langsmith"):
+        for name in (
+            "opentelemetry",
+            "langsmith",
+            "urllib3",
+            "otel_bridge.langsmith",
+            "otel_bridge.telemetry.recorder",
+        ):
             logger = logging.getLogger(name)
             logger.addHandler(self._complaints)
             logger.propagate = False
@@ -164,23 +176,26 @@ class Telemetry:
         self._exporters.append(report)
         return BatchSpanProcessor(CountingExporter(span_exporter, report))
 
-    def finish(self) -> list[BackendReport]:
-        """Flush for a bounded time, and say what became of everything."""
+    def finish(self, patience: float = _END_PATIENCE) -> list[BackendReport]:
+        """Flush for a bounded time in seconds, and say what became of everything."""
+        if self._finished:
+            return self.reports()
+        self._finished = True
         provider: Any = trace.get_tracer_provider()
         meters: Any = metrics.get_meter_provider()
+        owners = [provider, meters, self.langsmith]
         flushes = [
-            threading.Thread(target=flush, daemon=True)
-            for flush in (
-                getattr(provider, "force_flush", None),
-                getattr(meters, "force_flush", None),
-            )
-            if flush is not None
+            threading.Thread(target=owner.force_flush, daemon=True)
+            for owner in owners
+            if hasattr(owner, "force_flush")
         ]
-        deadline = time.monotonic() + _END_PATIENCE
+        deadline = time.monotonic() + patience
         for flush in flushes:
             flush.start()
         for flush in flushes:
             flush.join(max(deadline - time.monotonic(), 0.1))
+        if self.langsmith is not None:
+            self.langsmith.delivery.close(0.0)
         return self.reports()
 
     def reports(self) -> list[BackendReport]:
@@ -202,6 +217,8 @@ class Telemetry:
                     runs.sent,
                     runs.held_back,
                     runs.refused,
+                    runs.dropped,
+                    runs.spooled,
                     runs.reason,
                 )
             )

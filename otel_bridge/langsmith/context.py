@@ -22,6 +22,8 @@ from opentelemetry.propagators.textmap import (
     default_setter,
 )
 
+from otel_bridge.process import renew_after_fork
+
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan
 
@@ -74,6 +76,11 @@ class Ancestry:
     def __init__(self, size: int = 10_000) -> None:
         self._runs: OrderedDict[int, RunContext] = OrderedDict()
         self._size = size
+        self.after_fork()
+        renew_after_fork(self)
+
+    def after_fork(self) -> None:
+        """A lock that a thread held while its process forked would be held for ever."""
         self._lock = threading.Lock()
 
     def get(self, span_id: int) -> RunContext | None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import logging
+import secrets
 import threading
 import time
 from collections import deque
-from dataclasses import dataclass, replace
-from typing import Protocol
+from dataclasses import dataclass
+from pathlib import Path
 
 import requests
 from langsmith import Client
@@ -15,71 +17,70 @@ from langsmith import utils as ls_utils
 from urllib3 import Retry
 
 from otel_bridge.langsmith.multipart import Body, Operation, encode
+from otel_bridge.langsmith.spool import Spool
+from otel_bridge.process import close_with_process, renew_after_fork
 
 logger = logging.getLogger(__name__)
 
 _RUNS_PER_BODY = 500
 _BYTES_PER_BODY = 8_000_000
-_HELD_BYTES = 64_000_000
+_QUEUE_BYTES = 16_000_000
+_GATHER_SECONDS = 0.2
+_IDLE_SECONDS = 60.0
 _FIRST_PAUSE = 1.0
 _LONGEST_PAUSE = 60.0
+_TOO_LARGE = 413
 
 
 @dataclass(frozen=True, slots=True)
 class DeliveryReport:
-    """What became of the operations (posts and patches of runs) handed to LangSmith."""
+    """What became of the operations (posts and patches of runs) handed to LangSmith.
+
+    `held_back` ones wait, `spooled` of them on disk; `dropped` ones found no room there.
+    """
 
     sent: int = 0
     held_back: int = 0
     refused: int = 0
+    dropped: int = 0
+    spooled: int = 0
     reason: str | None = None
 
-
-class Overflow(Protocol):
-    """Where bodies wait that LangSmith did not take."""
-
-    def put(self, body: Body) -> bool:
-        """Keep a body; False when there is no room."""
-
-    def peek(self) -> Body | None:
-        """The oldest body that waits."""
-
-    def done(self) -> None:
-        """The oldest body need not wait any more."""
+    def __add__(self, other: DeliveryReport) -> DeliveryReport:
+        return DeliveryReport(
+            self.sent + other.sent,
+            self.held_back + other.held_back,
+            self.refused + other.refused,
+            self.dropped + other.dropped,
+            self.spooled + other.spooled,
+            other.reason or self.reason,
+        )
 
 
-class MemoryOverflow:
-    """Keeps bodies in memory up to a bound in bytes, the oldest first."""
+@dataclass(frozen=True, slots=True)
+class _Refusal:
+    """Why LangSmith did not take a body; `pause` in seconds when it may do so later.
 
-    def __init__(self, limit: int = _HELD_BYTES) -> None:
-        self._bodies: deque[Body] = deque()
-        self._limit = limit
-        self._size = 0
+    `asked` tells that LangSmith asked for the pause itself.
+    """
 
-    def put(self, body: Body) -> bool:
-        if self._size + len(body.data) > self._limit:
-            return False
-        self._size += len(body.data)
-        self._bodies.append(body)
-        return True
-
-    def peek(self) -> Body | None:
-        return self._bodies[0] if self._bodies else None
-
-    def done(self) -> None:
-        self._size -= len(self._bodies.popleft().data)
+    reason: str
+    status: int | None
+    pause: float | None = None
+    asked: bool = False
 
 
 class Delivery:
     """Sends operations in order on one thread; retries byte-identical bodies with backoff.
 
-    A body that LangSmith does not take now (down, slow, 429, 5xx) waits in the overflow, and
-    everything after it waits behind it, so that a run is always posted before it is patched. A
-    permanent refusal (other 4xx) is counted and said once. Conflicts (409) are repeats and count
-    as sent. Nothing here raises into the caller.
+    A body that LangSmith does not take now (down, slow, 429, 5xx) goes to the spool, and
+    everything after it waits behind it, so that a run is always posted before it is patched. So
+    does what a slow LangSmith leaves in the queue beyond a bound, and what is left at `close`. A
+    permanent refusal (other 4xx) is counted, said once and set apart; a body that is too large
+    is split. Conflicts (409) are repeats and count as sent. Nothing here raises into the caller.
     """
 
-    def __init__(self, client: Client | None = None, overflow: Overflow | None = None) -> None:
+    def __init__(self, client: Client | None = None, *, state_dir: Path | None = None) -> None:
         # The explicit mode beats LANGSMITH_TRACING_MODE=otel, which would make a loop.
         # Retrying is this class's work: retries beneath it would only hide time and reason.
         self._client = client or Client(
@@ -88,19 +89,39 @@ class Delivery:
             retry_config=Retry(total=0),
             timeout_ms=(3_000, 10_000),
         )
-        self._overflow = overflow or MemoryOverflow()
+        self._spool = Spool(state_dir, self._client.api_url)
+        self._begin()
+        if self._spool.adopt():
+            with self._wake:
+                self._start()
+        close_with_process(self)
+        renew_after_fork(self)
+
+    def _begin(self) -> None:
         self._queue: deque[Operation] = deque()
+        self._queued_bytes = 0
         self._wake = threading.Condition()
-        self._in_flight = 0
+        self._sending: Body | None = None
+        self._encoding = 0
         self._flushes = 0
-        self._rounds = 0
         self._thread: threading.Thread | None = None
         self._report = DeliveryReport()
-        self._held = 0
+        self._replayed = DeliveryReport()
         self._zstd: bool | None = None
         self._pause = 0.0
         self._retry_at = 0.0
+        self._asked = False
+        self._looked = time.monotonic()
+        self._last_key = 0
         self._closed = False
+
+    def after_fork(self) -> None:
+        """In a forked process: what waits is the parent's to send, and so is its connection."""
+        self._begin()
+        self._spool.forget()
+        session = self._client.session
+        for prefix, adapter in session.adapters.items():
+            session.adapters[prefix] = copy.copy(adapter)  # with a connection pool of its own
 
     @property
     def endpoint(self) -> str:
@@ -111,8 +132,17 @@ class Delivery:
     def report(self) -> DeliveryReport:
         """What became of all operations so far."""
         with self._wake:
-            waiting = self._held + self._in_flight + len(self._queue)
-            return replace(self._report, held_back=self._report.held_back + waiting)
+            spooled = self._spool.runs
+            return self._report + DeliveryReport(
+                held_back=self._waiting() + spooled,
+                spooled=0 if self._spool.volatile else spooled,
+            )
+
+    @property
+    def replayed(self) -> DeliveryReport:
+        """What became of the operations that ended processes left."""
+        with self._wake:
+            return self._replayed + DeliveryReport(held_back=self._spool.adopted_runs)
 
     def run_url(self, run_id: str, project: str) -> str | None:
         """URL of a run in LangSmith's UI, None where it cannot be known."""
@@ -125,157 +155,217 @@ class Delivery:
     def submit(self, operation: Operation) -> None:
         """Hand an operation over; returns at once."""
         with self._wake:
-            if self._closed:
-                self._report = replace(self._report, held_back=self._report.held_back + 1)
-                return
             self._queue.append(operation)
-            if self._thread is None or not self._thread.is_alive():
-                self._thread = threading.Thread(
-                    target=self._work, name="otel-bridge-langsmith", daemon=True
-                )
-                self._thread.start()
+            self._queued_bytes += operation.size
+            if self._closed or self._queued_bytes > _QUEUE_BYTES:
+                self._spill()
+                return
+            self._start()
             if len(self._queue) >= _RUNS_PER_BODY:
                 self._wake.notify_all()
 
-    def flush(self, timeout: float = 15.0) -> bool:
-        """Try to send all that waits, for at most `timeout` seconds; True when nothing waits."""
+    def adopt(self, *, refused: bool = False) -> int:
+        """Take over what ended processes left, with `refused` also what was set apart.
+
+        Returns the number of operations.
+        """
+        with self._wake:
+            found = self._spool.adopt(refused=refused)
+            if found:
+                self._start()
+            return found
+
+    def flush(self, timeout: float = 15.0, *, patient: bool = True) -> bool:
+        """Send all that waits, for at most `timeout` seconds; True when all is safe.
+
+        Safe is what LangSmith took, what it will never take, and what is in the spool on disk.
+        Unless `patient`, nothing is waited for while LangSmith is known not to answer.
+        """
         deadline = time.monotonic() + timeout
         with self._wake:
             if self._thread is None:
-                return True
+                return not self._report.dropped
             self._flushes += 1
-            self._retry_at = min(self._retry_at, time.monotonic())
-            # A round that began before now may have passed over what waits already.
-            rounds = self._rounds + 2
+            if patient and not self._asked:
+                self._retry_at = min(self._retry_at, time.monotonic())
             self._wake.notify_all()
-            while (
-                self._queue or self._in_flight or self._rounds < rounds
-            ) and self._thread.is_alive():
+            while self._thread.is_alive() and (self._waiting() or (patient and self._spool)):
                 left = deadline - time.monotonic()
                 if left <= 0:
                     break
+                if not patient and time.monotonic() < self._retry_at and not self._encoding:
+                    break
                 self._wake.wait(min(left, 0.5))
             self._flushes -= 1
-            return not (self._queue or self._in_flight or self._held)
+            self._spill()
+            return not (self._waiting() or self._spool.volatile or self._report.dropped)
 
-    def close(self, timeout: float = 15.0) -> None:
-        """Flush, then take no more."""
+    def close(self, timeout: float = 5.0) -> None:
+        """Flush; what is left then goes to the spool, and so does all that comes later."""
+        with self._wake:
+            if self._closed:
+                return
         self.flush(timeout)
         with self._wake:
             self._closed = True
+            if self._sending is not None:
+                self._spool.put(self._sending)  # nobody may wait for its answer any more
+            self._spill()
+            self._spool.close()
             self._wake.notify_all()
+
+    def _waiting(self) -> int:
+        sending = self._sending
+        fresh = sending is not None and not sending.adopted and not self._spool.holds(sending)
+        return len(self._queue) + self._encoding + (sending.runs if sending and fresh else 0)
+
+    def _start(self) -> None:
+        if self._thread is None or not self._thread.is_alive():
+            self._thread = threading.Thread(
+                target=self._work, name="otel-bridge-langsmith", daemon=True
+            )
+            self._thread.start()
 
     def _work(self) -> None:
         while True:
-            with self._wake:
-                self._rounds += 1
-                self._wake.notify_all()
-                if not self._queue and self._closed:
-                    return
-                if not self._flushes and len(self._queue) < _RUNS_PER_BODY:
-                    self._wake.wait(0.2 if self._queue or self._held else 5.0)
-                operations = self._take()
-                self._in_flight = len(operations)
             try:
-                self._replay()
-                if operations:
-                    self._deliver(encode(operations, zstd=self._use_zstd()))
+                with self._wake:
+                    work = self._next()
+                    if work is None:
+                        return
+                    self._encoding = 0 if isinstance(work, Body) else len(work[0])
+                body = work if isinstance(work, Body) else encode(*work)
+                with self._wake:
+                    self._encoding, self._sending = 0, body
+                refusal = self._send(body)
+                with self._wake:
+                    self._sending = None
+                    self._settle(body, refusal)
+                    self._wake.notify_all()
             except Exception as error:  # noqa: BLE001 - the thread must outlive any fault
                 with self._wake:
-                    lost, self._in_flight = self._in_flight, 0
+                    lost = self._encoding + (self._sending.runs if self._sending else 0)
+                    self._encoding, self._sending = 0, None
                     reason = f"{type(error).__name__}: {error}"
-                    self._count(DeliveryReport(refused=lost, reason=reason))
+                    self._count(DeliveryReport(dropped=lost, reason=reason))
+                    self._retry_at = time.monotonic() + _FIRST_PAUSE
 
-    def _take(self) -> list[Operation]:
+    def _next(self) -> Body | tuple[list[Operation], str] | None:
+        """Wait for what is to be sent next, the oldest first; None when there is no more."""
+        gathered = False
+        while not self._closed:
+            now = time.monotonic()
+            if now - self._looked > _IDLE_SECONDS:
+                self._looked = now
+                self._spool.adopt()
+            full = len(self._queue) >= _RUNS_PER_BODY or self._queued_bytes >= _BYTES_PER_BODY
+            if now < self._retry_at:
+                if full or self._flushes:
+                    self._spill()
+                    self._wake.notify_all()
+                self._wake.wait(self._retry_at - now)
+                gathered = True
+            elif body := self._spool.oldest():
+                return body
+            elif self._queue and (full or gathered or self._flushes):
+                return self._take()
+            else:
+                self._wake.wait(_GATHER_SECONDS if self._queue else _IDLE_SECONDS)
+                gathered = bool(self._queue)
+        return None
+
+    def _take(self) -> tuple[list[Operation], str]:
         operations: list[Operation] = []
         size = 0
         while self._queue and len(operations) < _RUNS_PER_BODY:
-            size += self._queue[0].size
-            if operations and (size > _BYTES_PER_BODY or self._queue[0].alone):
+            operation = self._queue[0]
+            if operations and (size + operation.size > _BYTES_PER_BODY or operation.alone):
                 break
             operations.append(self._queue.popleft())
-            if operations[0].alone:
+            size += operation.size
+            if operation.alone:
                 break
-        return operations
+        self._queued_bytes -= size
+        self._last_key = max(self._last_key + 1, time.time_ns())
+        return operations, f"{self._last_key:020d}-{secrets.token_hex(2)}"
 
-    def _replay(self) -> None:
-        while (body := self._overflow.peek()) and time.monotonic() >= self._retry_at:
-            outcome = self._send(body)
-            if outcome is None:
-                return
-            self._overflow.done()
-            with self._wake:
-                self._held -= body.runs
-                self._count(outcome)
+    def _spill(self) -> None:
+        """Move the queue to the spool."""
+        while self._queue:
+            self._keep(encode(*self._take()))
 
-    def _deliver(self, body: Body) -> None:
-        outcome = None if self._held else self._send(body)
-        with self._wake:
-            self._in_flight = 0
-            if outcome is not None:
-                self._count(outcome)
-            elif self._overflow.put(body):
-                self._held += body.runs
-            else:
-                self._count(DeliveryReport(held_back=body.runs))
+    def _keep(self, body: Body) -> None:
+        if not self._spool.put(body):
+            self._count(DeliveryReport(dropped=body.runs, reason="the spool is full"))
 
-    def _send(self, body: Body) -> DeliveryReport | None:
-        """What became of the body, None when it has to wait."""
-        if time.monotonic() < self._retry_at:
-            return None
+    def _settle(self, body: Body, refusal: _Refusal | None) -> None:
+        if refusal is None:
+            self._pause, self._asked = 0.0, False
+            self._spool.done(body)
+            self._count(DeliveryReport(sent=body.runs), adopted=body.adopted)
+            return
+        parts = body.split() if refusal.status == _TOO_LARGE else []
+        news = DeliveryReport(reason=refusal.reason)
+        if refusal.pause is not None:
+            self._retry_at = time.monotonic() + refusal.pause
+            self._asked = refusal.asked
+            self._keep(body)
+        elif parts:
+            for part in parts:
+                self._keep(part)
+            self._spool.done(body)
+        else:
+            self._spool.refuse(body, refusal.reason)
+            news += DeliveryReport(refused=body.runs)
+        self._count(news, adopted=body.adopted)
+
+    def _send(self, body: Body) -> _Refusal | None:
+        """Why the body was not taken, None when it was."""
         try:
+            body = body if self._takes_zstd() else body.uncompressed()
             self._client.request_with_retries(
                 "POST",
                 "/runs/multipart",
-                request_kwargs={
-                    "data": body.data,
-                    "headers": body.headers,
-                },
+                request_kwargs={"data": body.data, "headers": body.headers},
             )
         except ls_utils.LangSmithConflictError:
-            pass
+            return None
         except (ls_utils.LangSmithError, requests.RequestException) as error:
-            if self._passes(error):
-                return None
-            return DeliveryReport(refused=body.runs, reason=_reason(error))
-        self._pause = 0.0
-        return DeliveryReport(sent=body.runs)
+            return self._refusal(error)
+        return None
 
-    def _passes(self, error: Exception) -> bool:
-        """Whether the fault is one that passes; if so, wait before anything more is sent."""
-        response = _response(error)
-        if response is not None and not _is_transient(response.status_code):
-            return False
-        self._pause = min(max(self._pause * 2, _FIRST_PAUSE), _LONGEST_PAUSE)
-        asked = response.headers.get("retry-after", "") if response is not None else ""
-        pause = max(self._pause, float(asked)) if asked.isdecimal() else self._pause
-        with self._wake:
-            self._retry_at = time.monotonic() + pause
-            self._count(DeliveryReport(reason=_reason(error)))
-        return True
-
-    def _use_zstd(self) -> bool:
-        if self._zstd is None and time.monotonic() >= self._retry_at:
+    def _takes_zstd(self) -> bool:
+        if self._zstd is None:
             try:
                 info = self._client.request_with_retries("GET", "/info").json()
             except (ls_utils.LangSmithError, requests.RequestException, ValueError) as error:
-                if self._passes(error):
-                    return False
+                response = _response(error)
+                if response is None or _is_transient(response.status_code):
+                    raise
                 info = {}
             flags = info.get("instance_flags") or {}
             self._zstd = bool(flags.get("zstd_compression_enabled"))
-        return bool(self._zstd)
+        return self._zstd
 
-    def _count(self, news: DeliveryReport) -> None:
-        with self._wake:
-            before = self._report
-            self._report = DeliveryReport(
-                before.sent + news.sent,
-                before.held_back + news.held_back,
-                before.refused + news.refused,
-                news.reason or before.reason,
-            )
-        if news.reason and before.reason is None:
+    def _refusal(self, error: Exception) -> _Refusal:
+        response = _response(error)
+        status = response.status_code if response is not None else None
+        if status is not None and not _is_transient(status):
+            return _Refusal(_reason(error), status)
+        self._pause = min(max(self._pause * 2, _FIRST_PAUSE), _LONGEST_PAUSE)
+        asked = response.headers.get("retry-after", "") if response is not None else ""
+        if asked.isdecimal():
+            pause = max(self._pause, float(asked))
+            return _Refusal(_reason(error), status, pause, asked=True)
+        return _Refusal(_reason(error), status, self._pause)
+
+    def _count(self, news: DeliveryReport, *, adopted: bool = False) -> None:
+        first = (self._report + self._replayed).reason is None
+        if adopted:
+            self._replayed += news
+        else:
+            self._report += news
+        if news.reason and first:
             logger.warning("LangSmith at %s does not take runs: %s", self.endpoint, news.reason)
 
 

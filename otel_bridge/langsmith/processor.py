@@ -14,6 +14,7 @@ from otel_bridge.langsmith import runs
 from otel_bridge.langsmith.context import RunContext, ancestry, remote_parent, traceable_parent
 from otel_bridge.langsmith.delivery import Delivery
 from otel_bridge.langsmith.multipart import Operation
+from otel_bridge.providers import span_processors
 
 if TYPE_CHECKING:
     from typing import Any
@@ -31,7 +32,7 @@ class LangSmithSpanProcessor(SpanProcessor):
 
     def __init__(self, delivery: Delivery | None = None, settings: Settings | None = None) -> None:
         self.settings = settings or Settings.from_env()
-        self.delivery = delivery or Delivery()
+        self.delivery = delivery or Delivery(state_dir=self.settings.state_dir)
         self._all = self.settings.langsmith_spans == "all"
         self._project = self.settings.langsmith_project
         self._posted: set[str] = set()
@@ -53,7 +54,7 @@ class LangSmithSpanProcessor(SpanProcessor):
         self.delivery.close()
 
     def force_flush(self, timeout_millis: int = 15_000) -> bool:
-        return self.delivery.flush(timeout_millis / 1000)
+        return self.delivery.flush(timeout_millis / 1000, patient=False)
 
     def _start(self, span: Span, parent_context: Context | None) -> None:
         if not self._sampled(span):
@@ -201,12 +202,13 @@ def mirror(provider: Any, settings: Settings | None = None) -> LangSmithSpanProc
     if not settings.langsmith_tracing or not hasattr(provider, "add_span_processor"):
         return None
     with _mirroring:
-        # The SDK has no public list of a provider's processors.
-        processors = getattr(
-            getattr(provider, "_active_span_processor", None), "_span_processors", ()
-        )
         known = next(
-            (each for each in processors if isinstance(each, LangSmithSpanProcessor)), None
+            (
+                each
+                for each in span_processors(provider)
+                if isinstance(each, LangSmithSpanProcessor)
+            ),
+            None,
         )
         if known is None:
             try:

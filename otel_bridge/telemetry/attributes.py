@@ -42,7 +42,7 @@ def batch_totals(outcomes: Mapping[str, int], usage: TokenUsage, cost: Cost | No
 def inference_attributes(
     batch_id: str, model: str, kind: str, usage: TokenUsage, cost: Cost | None, *, legacy: bool
 ) -> Attributes:
-    """What request and roll-up spans share; only what succeeded has usage and cost."""
+    """What request and roll-up spans share; only what was answered has usage and cost."""
     attributes: Attributes = {
         semconv.GEN_AI_OPERATION_NAME: "chat",
         semconv.GEN_AI_PROVIDER_NAME: "anthropic",
@@ -51,7 +51,7 @@ def inference_attributes(
     }
     if model:
         attributes[semconv.GEN_AI_REQUEST_MODEL] = model
-    if kind == SUCCEEDED:
+    if kind == SUCCEEDED or usage:
         attributes |= usage.to_attributes(legacy=legacy)
         if cost is not None:
             attributes |= cost.to_attributes(semconv.GEN_AI_USAGE_COST)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -13,6 +13,8 @@ SUCCEEDED = "succeeded"
 OUTCOMES = (SUCCEEDED, "errored", "canceled", "expired")
 UNKNOWN = "unknown"
 MISSING = "missing"
+DUPLICATE = "duplicate"
+UNREQUESTED = "unrequested"
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -117,4 +119,13 @@ class Outcome:
             error_type=error_type,
             error_message=error_message,
             request_id=request_id,
+        )
+
+    def unrequested(self) -> Outcome:
+        """The same as the result of a request that was never submitted."""
+        return replace(
+            self,
+            kind=UNREQUESTED,
+            error_type="unknown_custom_id",
+            error_message="a result for a custom_id that was not submitted",
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from array import array
 from collections import Counter
 from collections.abc import Mapping
@@ -9,7 +10,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from otel_bridge import semconv
+from otel_bridge.providers import has_metric_readers
 from otel_bridge.telemetry.batch import SUCCEEDED, BatchFacts
+from otel_bridge.telemetry.losses import losses
 from otel_bridge.usage import TokenUsage
 
 if TYPE_CHECKING:
@@ -53,6 +56,8 @@ class BatchMetrics:
     """The instruments, made once per meter provider."""
 
     def __init__(self, provider: MeterProvider, version: str, *, legacy: bool) -> None:
+        self._provider = provider
+        self._unproven: list[str] = []
         meter = provider.get_meter(semconv.SCOPE, version)
         self._legacy = legacy
         self._counters = {
@@ -102,6 +107,29 @@ class BatchMetrics:
             semconv.METRIC_BATCH_ACTIVE, "{batch}", "Batches that this process waits for"
         )
 
+    @property
+    def read(self) -> bool:
+        """Whether anybody reads these metrics."""
+        return has_metric_readers(self._provider)
+
+    def exported(self, timeout: float = 5.0) -> list[str]:
+        """Have what was recorded exported; the ids of batches whose metrics are out.
+
+        Waits at most `timeout` seconds. What an exporter does not take now goes out with a later
+        export of this process, since sums are cumulative, and is proven by it.
+        """
+        flush = getattr(self._provider, "force_flush", None)
+        lost, unproven = losses.metrics, list(self._unproven)
+        if flush is None:
+            return []
+        thread = threading.Thread(target=flush, name="otel-bridge-metrics", daemon=True)
+        thread.start()
+        thread.join(timeout)
+        if thread.is_alive() or losses.metrics > lost:
+            return []
+        self._unproven = [each for each in self._unproven if each not in unproven]
+        return unproven
+
     def active(self, change: int) -> None:
         """A batch is being waited for (+1), or no longer (-1)."""
         self._active.add(change, {semconv.GEN_AI_PROVIDER_NAME: "anthropic"})
@@ -114,6 +142,7 @@ class BatchMetrics:
         context: Context,
     ) -> None:
         """All of one batch at once; `context` holds its span, which exemplars then name."""
+        self._unproven.append(batch.id)
         for model, measured in models.items():
             usage = measured.usage
             self._distribute(model, measured, context)

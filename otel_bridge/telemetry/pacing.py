@@ -7,29 +7,33 @@ import threading
 import time
 from typing import Any
 
-DEFAULT_QUEUE = 2048
+from otel_bridge.providers import smallest_queue
+from otel_bridge.telemetry.losses import losses
+
+_DEFAULT_QUEUE = 2048
 
 
-def _slice_size() -> int:
+def _default_queue() -> int:
     try:
-        queue = int(os.environ.get("OTEL_BSP_MAX_QUEUE_SIZE", DEFAULT_QUEUE))
+        return int(os.environ.get("OTEL_BSP_MAX_QUEUE_SIZE", _DEFAULT_QUEUE))
     except ValueError:
-        queue = DEFAULT_QUEUE
-    return max(1, queue // 2)
+        return _DEFAULT_QUEUE
 
 
 class Pacer:
     """Lets the provider drain after each slice of spans smaller than half its queue.
 
-    `force_flush` heeds no timeout and proves no delivery, so it runs on a thread and is waited
-    for at most `patience` seconds over the whole burst. After that spans go on unpaced: a backend
-    that hangs costs telemetry, never the caller's time.
+    The other half is for the spans that the service ends meanwhile. `force_flush` heeds no
+    timeout and proves no delivery, so it runs on a thread; `patience` is the time in seconds that
+    flushes of one burst may take which fail or do not return. After that spans go on unpaced: a
+    backend that hangs costs telemetry, never the caller's time. A backend that is merely slow is
+    waited for. A processor that `force_flush` does not drain cannot be slowed.
     """
 
     def __init__(self, provider: Any, patience: float = 20.0) -> None:
         self._flush = getattr(provider, "force_flush", None)
         self._patience = patience
-        self._slice = _slice_size()
+        self._slice = max(1, smallest_queue(provider, _default_queue()) // 2)
         self._emitted = 0
         self._thread: threading.Thread | None = None
 
@@ -49,7 +53,9 @@ class Pacer:
                 target=self._flush, name="otel-bridge-flush", daemon=True
             )
             self._thread.start()
-        started = time.monotonic()
+        started, lost = time.monotonic(), losses.spans
         self._thread.join(max(self._patience, 0.0))
-        self._patience -= time.monotonic() - started
-        return not self._thread.is_alive()
+        drained = not self._thread.is_alive()
+        if not drained or losses.spans > lost:
+            self._patience -= time.monotonic() - started
+        return drained

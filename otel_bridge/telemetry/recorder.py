@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,8 +15,9 @@ from opentelemetry.trace import SpanKind, Status, StatusCode
 
 from otel_bridge import content, identity, semconv
 from otel_bridge.config import Settings
-from otel_bridge.journal import Journal
+from otel_bridge.journal import journal_in
 from otel_bridge.pricing import Cost, price
+from otel_bridge.providers import span_processors
 from otel_bridge.telemetry.attributes import (
     batch_attributes,
     batch_totals,
@@ -24,12 +25,14 @@ from otel_bridge.telemetry.attributes import (
     request_attributes,
     response_attributes,
 )
-from otel_bridge.telemetry.batch import MISSING, OUTCOMES, SUCCEEDED, BatchFacts, Outcome
+from otel_bridge.telemetry.batch import OUTCOMES, SUCCEEDED, BatchFacts, Outcome
 from otel_bridge.telemetry.guard import Guarded, guarded
+from otel_bridge.telemetry.losses import losses
 from otel_bridge.telemetry.metrics import BatchMetrics, Measured
 from otel_bridge.telemetry.pacing import Pacer
 from otel_bridge.telemetry.selection import Selection
 from otel_bridge.telemetry.spans import chosen_id_tracer, start_span
+from otel_bridge.telemetry.tally import Tally
 from otel_bridge.usage import TokenUsage
 from otel_bridge.version import __version__
 
@@ -71,13 +74,45 @@ class BatchRecorder:
         settings: Settings | None = None,
     ) -> None:
         self.settings = settings or Settings.from_env()
-        self.journal = Journal(self.settings.state_dir)
+        self.journal = journal_in(self.settings.state_dir)
         self.provider = tracer_provider or trace.get_tracer_provider()
         self.tracer = chosen_id_tracer(self.provider, __version__)
+        losses.watch()
         self.metrics = BatchMetrics(
             meter_provider or metrics.get_meter_provider(),
             __version__,
             legacy=not self.settings.latest_semconv_only,
+        )
+
+    @contextlib.contextmanager
+    def together(self, requests: int, batches: int) -> Iterator[None]:
+        """One span over batches that are created as one."""
+        if batches < 2:
+            yield
+            return
+        span: trace.Span = trace.INVALID_SPAN
+        with contextlib.suppress(Exception):
+            span = self.tracer.start_span(
+                "batches",
+                attributes={
+                    semconv.GEN_AI_PROVIDER_NAME: "anthropic",
+                    semconv.BATCH_REQUEST_COUNT: requests,
+                    semconv.BATCH_PART_COUNT: batches,
+                },
+            )
+        try:
+            with trace.use_span(span):
+                yield
+        finally:
+            with contextlib.suppress(Exception):
+                span.end()
+
+    @property
+    def exports(self) -> bool:
+        """Whether spans go anywhere but to our own mirror."""
+        return any(
+            not type(each).__module__.startswith("otel_bridge.")
+            for each in span_processors(self.provider)
         )
 
     def start(
@@ -95,7 +130,7 @@ class BatchRecorder:
         known = self.journal.recall(batch.id)
         silent = (
             known is not None
-            and known.spans
+            and (known.spans or not self.exports)
             and (known.runs or not self.settings.langsmith_tracing)
         )
         recording = BatchRecording(self, batch, frozenset(models), silent=silent)
@@ -122,7 +157,10 @@ class BatchRecording(Guarded):
         self._total = _Sum()
         self._rolled: dict[tuple[str, str], _Sum] = {}
         self._selection: Selection[_Request] | None = None
-        self._recorded: set[str] = set()
+        self.tally: Tally | None = None
+        """What was read so far, by whoever reads the results."""
+        self._claimed = False
+        self._lost = losses.spans
         self._active = False
         self._ended = False
 
@@ -211,15 +249,19 @@ class BatchRecording(Guarded):
         self._batch = batch
 
     @guarded
-    def result(self, line: Mapping[str, Any], params: Params | None = None) -> None:
+    def result(
+        self, line: Mapping[str, Any], params: Params | None = None, *, requested: bool = True
+    ) -> None:
         """One decoded line of the results, with the request's `params` where they are known.
 
-        A result that was recorded before counts no more: results may be read in several goes.
+        One that was not `requested` has an outcome of its own, and its tokens count all the same.
         """
-        outcome = Outcome.from_line(line)
-        if outcome.custom_id in self._recorded:
+        if self._ended:
             return
-        self._recorded.add(outcome.custom_id)
+        self._claim()
+        outcome = Outcome.from_line(line)
+        if not requested:
+            outcome = outcome.unrequested()
         model = self._model(outcome, params)
         cost: Cost | None = Cost()  # only what succeeded is billed
         if outcome.message is not None:
@@ -245,29 +287,66 @@ class BatchRecording(Guarded):
             )
 
     @guarded
+    def unaccounted(self, kind: str, count: int, reason: str) -> None:
+        """Results that are no request's: `count` of an outcome of their own."""
+        if count and not self._ended:
+            self._outcomes[kind, reason] += count
+            logger.warning("%s of batch %s's results are %s", count, self._batch.id, kind)
+
+    @guarded
     def end(self, batch: BatchFacts) -> None:
         """All results were recorded: emit what waits, the sums, and close the batch's span."""
         if self._ended:
             return
+        self._claim()
         self.update(batch)
         self._ended = True
-        for request in self._selection.drain() if self._selection else ():
-            self._emit(request)
-        for (model, kind), rolled in sorted(self._rolled.items()):
-            self._emit_rollup(model, kind, rolled)
-        missing = batch.request_count - self._outcomes.total()
-        if missing > 0:
-            self._outcomes[MISSING, "missing_result"] += missing
-            logger.warning("%s of batch %s's results were not readable", missing, batch.id)
-        if not self._silent and self._recorder.journal.claim_count(batch.id):
-            self._recorder.metrics.ended(batch, self._measured, self._outcomes, self._parent)
-        self._end_span(batch)
-        self.abandon()
-        if not self._silent and self._pacer.drain() and not self.faulty:
-            self._recorder.journal.tell(batch.id, "spans")
+        if not self._silent:
+            for request in self._selection.drain() if self._selection else ():
+                self._emit(request)
+            for (model, kind), rolled in sorted(self._rolled.items()):
+                self._emit_rollup(model, kind, rolled)
+            self._end_span(batch)
+        self._count(batch)
+        self._stop_waiting()
+        self._prove()
+
+    def _claim(self) -> None:
+        # Only now, for others may wait for the batch, too: whoever reads first tells of it.
+        if not self._claimed and not self._silent:
+            self._claimed = self._recorder.journal.claim_telling(self._batch.id)
+            self._silent = not self._claimed
+
+    @guarded
+    def _count(self, batch: BatchFacts) -> None:
+        recorder = self._recorder
+        if recorder.metrics.read and recorder.journal.claim_count(batch.id):
+            recorder.metrics.ended(batch, self._measured, self._outcomes, self._parent)
+
+    def _prove(self) -> None:
+        """Have the journal know what has certainly left the process."""
+        recorder = self._recorder
+        recorder.journal.counted(recorder.metrics.exported())
+        if self._silent:
+            return
+        drained = self._pacer.drain()
+        lost = losses.spans - self._lost
+        if lost:
+            logger.warning(
+                "Spans of batch %s did not all arrive; collect it again to send them again",
+                self._batch.id,
+            )
+        elif drained and not self.faulty and recorder.exports:
+            recorder.journal.tell(self._batch.id, "spans")
 
     def abandon(self) -> None:
         """Stop waiting for the batch; its span stays open for whoever collects it."""
+        self._stop_waiting()
+        if self._claimed:
+            self._claimed = False
+            self._recorder.journal.end_telling(self._batch.id)
+
+    def _stop_waiting(self) -> None:
         if self._active:
             self._active = False
             with contextlib.suppress(Exception):
