@@ -39,6 +39,7 @@ CREATE TABLE submissions (
     models TEXT NOT NULL,
     made_at REAL NOT NULL,
     owner TEXT NOT NULL DEFAULT '',
+    awaited INTEGER NOT NULL DEFAULT 0,
     teller TEXT NOT NULL DEFAULT '',
     counter TEXT NOT NULL DEFAULT '',
     counted INTEGER NOT NULL DEFAULT 0,
@@ -122,11 +123,17 @@ class Journal:
         self._underway.clear()
 
     def intend(
-        self, whole: str, parts: Sequence[Part], carrier: Mapping[str, str]
+        self,
+        whole: str,
+        parts: Sequence[Part],
+        carrier: Mapping[str, str],
+        *,
+        awaited: bool = False,
     ) -> list[int | None]:
         """Note that batches are about to be created, the parts of what is submitted as a whole.
 
-        `whole` is a fingerprint of all their requests.
+        `whole` is a fingerprint of all their requests; `awaited` tells that who submits them
+        means to collect them, too.
         """
 
         def write(db: sqlite3.Connection) -> list[int | None]:
@@ -134,7 +141,7 @@ class Journal:
             intents = [
                 db.execute(
                     "INSERT INTO submissions (fingerprint, request_count, carrier, models,"
-                    " made_at, owner) VALUES (?, ?, ?, ?, ?, ?)",
+                    " made_at, owner, awaited) VALUES (?, ?, ?, ?, ?, ?, ?)",
                     (
                         whole,
                         part.request_count,
@@ -142,6 +149,7 @@ class Journal:
                         json.dumps(part.models),
                         made_at,
                         owner,
+                        awaited,
                     ),
                 ).lastrowid
                 for part in parts
@@ -171,19 +179,20 @@ class Journal:
             None,
         )
 
-    def unfinished(self, whole: str) -> list[Submission]:
+    def unfinished(self, whole: str, *, awaited: bool = False) -> list[Submission]:
         """The parts of an earlier submission of these very requests that broke off.
 
-        Parts with a batch were created; whether one without was, is not known. A submission that
-        somebody is still at is none of the caller's business.
+        Parts with a batch were created; whether one without was, is not known. With `awaited`,
+        also a submission that was to be collected and was not. One that somebody is still at is
+        none of the caller's business.
         """
 
         def read(db: sqlite3.Connection) -> list[Submission]:
             rows = db.execute(
                 f"SELECT {_COLUMNS} FROM submissions WHERE fingerprint = ? AND made_at ="  # noqa: S608
                 " (SELECT min(made_at) FROM submissions WHERE fingerprint = ?"
-                " AND batch_id IS NULL) ORDER BY intent",
-                (whole, whole),
+                " AND (batch_id IS NULL OR awaited AND ?)) ORDER BY intent",
+                (whole, whole, awaited),
             )
             found = [Submission.of_row(row) for row in rows]
             underway = any(
@@ -208,6 +217,15 @@ class Journal:
     def leave(self, intents: Iterable[int | None]) -> None:
         """Note that the caller does no more about its intents."""
         self._underway.difference_update(intents)
+
+    def received(self, batch_id: str) -> None:
+        """Note that a batch's results were read to their end."""
+        self._do(
+            lambda db: db.execute(
+                "UPDATE submissions SET awaited = 0 WHERE batch_id = ?", (batch_id,)
+            ),
+            None,
+        )
 
     def recall(self, batch_id: str) -> Submission | None:
         """What is known of a batch."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -22,50 +21,6 @@ Make = Callable[[int], list[dict[str, Any]]]
 DEAD = "http://127.0.0.1:9"
 
 
-class Command:
-    """`otel-bridge` in a folder and an environment of its own."""
-
-    def __init__(self, folder: Path, **environment: str) -> None:
-        self.folder = folder
-        self.environment = {
-            "PATH": os.environ["PATH"],
-            "HOME": str(folder),
-            "ANTHROPIC_API_KEY": "test",
-            "OTEL_BRIDGE_POLL_INTERVAL": "0.05",
-            **environment,
-        }
-
-    def __call__(self, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "otel_bridge.cli", *arguments],
-            cwd=self.folder,
-            env=self.environment,
-            input=stdin,
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
-
-    def write(self, requests: list[dict[str, Any]]) -> str:
-        (self.folder / "requests.jsonl").write_text("\n".join(map(json.dumps, requests)) + "\n")
-        return "requests.jsonl"
-
-
-@pytest.fixture
-def bridge(
-    tmp_path: Path, api: MessageBatchesServer, otlp: OtlpCapture, langsmith: LangSmithCapture
-) -> Command:
-    return Command(
-        tmp_path,
-        ANTHROPIC_BASE_URL=api.url,
-        OTEL_EXPORTER_OTLP_ENDPOINT=otlp.url,
-        LANGSMITH_TRACING="true",
-        LANGSMITH_ENDPOINT=langsmith.url,
-        LANGSMITH_API_KEY="test",
-    )
-
-
 def one_line(ran: subprocess.CompletedProcess[str]) -> str:
     lines = ran.stderr.splitlines()
     assert len(lines) == 1, ran.stderr
@@ -74,9 +29,9 @@ def one_line(ran: subprocess.CompletedProcess[str]) -> str:
     return lines[0]
 
 
-def test_the_demo_agrees_in_under_fifteen_seconds(tmp_path: Path) -> None:
+def test_the_demo_agrees_in_under_fifteen_seconds(bridge: Any) -> None:
     started = time.monotonic()
-    ran = Command(tmp_path)("demo", "--json")
+    ran = bridge("demo", "--json")
     assert time.monotonic() - started < 15
     assert ran.returncode == 0, ran.stderr
     told = json.loads(ran.stdout)
@@ -88,8 +43,8 @@ def test_the_demo_agrees_in_under_fifteen_seconds(tmp_path: Path) -> None:
     assert all(figures.values()), "the demo shows every token type and outcome"
 
 
-def test_the_demo_for_people_shows_tree_and_table(tmp_path: Path) -> None:
-    ran = Command(tmp_path)("demo", "--requests", "12", "--seconds", "0.2")
+def test_the_demo_for_people_shows_tree_and_table(bridge: Any) -> None:
+    ran = bridge("demo", "--requests", "12", "--seconds", "0.2")
     assert ran.returncode == 0
     assert "nightly-review" in ran.stdout
     assert "One truth in every backend" in ran.stdout
@@ -97,7 +52,7 @@ def test_the_demo_for_people_shows_tree_and_table(tmp_path: Path) -> None:
 
 
 def test_run_writes_the_apis_lines_and_sums_up(
-    bridge: Command, make_requests: Make, api: MessageBatchesServer, langsmith: LangSmithCapture
+    bridge: Any, make_requests: Make, api: MessageBatchesServer, langsmith: LangSmithCapture
 ) -> None:
     ran = bridge("run", bridge.write(make_requests(60)), "-o", "out.jsonl", "--json")
     assert ran.returncode == 0, ran.stderr
@@ -120,9 +75,7 @@ def test_run_writes_the_apis_lines_and_sums_up(
     assert list(map(json.loads, lines)) == api.results(batch_id)
 
 
-def test_results_go_to_stdout_and_the_summary_to_stderr(
-    bridge: Command, make_requests: Make
-) -> None:
+def test_results_go_to_stdout_and_the_summary_to_stderr(bridge: Any, make_requests: Make) -> None:
     text = "\n".join(map(json.dumps, make_requests(4)))
     ran = bridge("run", "-", stdin=text)
     assert ran.returncode == 0
@@ -131,7 +84,7 @@ def test_results_go_to_stdout_and_the_summary_to_stderr(
         assert word in ran.stderr
 
 
-def test_json_without_output_still_keeps_the_results(bridge: Command, make_requests: Make) -> None:
+def test_json_without_output_still_keeps_the_results(bridge: Any, make_requests: Make) -> None:
     ran = bridge("run", bridge.write(make_requests(4)), "--json")
     told = json.loads(ran.stdout)
     assert told["output"] == f"{told['batches'][0]}.jsonl"
@@ -139,7 +92,7 @@ def test_json_without_output_still_keeps_the_results(bridge: Command, make_reque
 
 
 def test_failed_requests_matter_to_the_status_only_when_asked(
-    bridge: Command, make_requests: Make
+    bridge: Any, make_requests: Make
 ) -> None:
     bad = bridge.write([{**make_requests(1)[0], "custom_id": "a-errored-1"}])
     assert bridge("run", bad, "-o", "out").returncode == 0
@@ -148,7 +101,7 @@ def test_failed_requests_matter_to_the_status_only_when_asked(
 
 @pytest.mark.parametrize("fault", ["refuses", "hangs"])
 def test_backends_that_are_down_cost_no_result(
-    bridge: Command,
+    bridge: Any,
     make_requests: Make,
     api: MessageBatchesServer,
     otlp: OtlpCapture,
@@ -181,7 +134,7 @@ def test_backends_that_are_down_cost_no_result(
 
 
 def test_a_refused_key_is_said_in_one_line(
-    bridge: Command, make_requests: Make, langsmith: LangSmithCapture
+    bridge: Any, make_requests: Make, langsmith: LangSmithCapture
 ) -> None:
     langsmith.refuse_all(401)
     ran = bridge("run", bridge.write(make_requests(5)), "-o", "out.jsonl", "--json")
@@ -222,7 +175,7 @@ def test_a_bad_file_is_named_with_its_line(tmp_path: Path, data: bytes, reason: 
 
 
 def test_the_last_line_counts_as_much_as_the_first(
-    bridge: Command, make_requests: Make, api: MessageBatchesServer
+    bridge: Any, make_requests: Make, api: MessageBatchesServer
 ) -> None:
     good = make_requests(3)
     ran = bridge("submit", bridge.write([*good, good[0]]))
@@ -250,7 +203,7 @@ def test_the_last_line_counts_as_much_as_the_first(
     ],
 )
 def test_bad_input_is_one_line_that_names_the_place(
-    bridge: Command,
+    bridge: Any,
     make_requests: Make,
     api: MessageBatchesServer,
     arguments: list[str],
@@ -267,7 +220,7 @@ def test_bad_input_is_one_line_that_names_the_place(
 
 
 def test_results_that_cannot_be_written_can_be_read_again(
-    bridge: Command, make_requests: Make, api: MessageBatchesServer
+    bridge: Any, make_requests: Make, api: MessageBatchesServer
 ) -> None:
     ran = bridge("run", bridge.write(make_requests(300)), "-o", "/dev/full")
     assert ran.returncode == 1
@@ -280,7 +233,7 @@ def test_results_that_cannot_be_written_can_be_read_again(
 
 
 def test_interrupted_the_batch_goes_on(
-    bridge: Command, make_requests: Make, api: MessageBatchesServer
+    bridge: Any, make_requests: Make, api: MessageBatchesServer
 ) -> None:
     api._seconds = 60
     running = subprocess.Popen(
@@ -301,7 +254,7 @@ def test_interrupted_the_batch_goes_on(
 
 
 def test_a_refusal_of_the_api_is_one_line(
-    bridge: Command, make_requests: Make, api: MessageBatchesServer
+    bridge: Any, make_requests: Make, api: MessageBatchesServer
 ) -> None:
     api.refuse_all(401)
     ran = bridge("run", bridge.write(make_requests(1)))
@@ -312,7 +265,7 @@ def test_a_refusal_of_the_api_is_one_line(
 
 
 def test_without_backends_the_command_just_runs(
-    bridge: Command, make_requests: Make, otlp: OtlpCapture, langsmith: LangSmithCapture
+    bridge: Any, make_requests: Make, otlp: OtlpCapture, langsmith: LangSmithCapture
 ) -> None:
     for name in ("OTEL_EXPORTER_OTLP_ENDPOINT", "LANGSMITH_TRACING"):
         del bridge.environment[name]
@@ -326,7 +279,7 @@ def test_without_backends_the_command_just_runs(
 
 
 def test_a_services_own_provider_is_used_as_it_stands(
-    bridge: Command, make_requests: Make, otlp: OtlpCapture
+    bridge: Any, make_requests: Make, otlp: OtlpCapture
 ) -> None:
     bridge.environment |= {
         "OTEL_TRACES_EXPORTER": "otlp",

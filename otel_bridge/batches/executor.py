@@ -69,7 +69,9 @@ class _Executor(Generic[ApiT]):
         self._submitted: dict[str, BatchHandle] = {}
         self._mirror = mirror(self._recorder.provider, self.settings)
 
-    def _submission(self, requests: list[Request]) -> flows.Flow[list[BatchHandle]]:
+    def _submission(
+        self, requests: list[Request], *, resume: bool
+    ) -> flows.Flow[list[BatchHandle]]:
         parts = split_requests(requests)
         handles: list[BatchHandle] = []
         with self._recorder.together(len(requests), len(parts)):
@@ -83,7 +85,9 @@ class _Executor(Generic[ApiT]):
 
             journal = self._recorder.journal
             try:
-                yield from submit(self.api, journal, parts, carrier, created)
+                intents = yield from submit(
+                    self.api, journal, parts, carrier, created, resume=resume
+                )
             except BatchError as error:
                 if not handles:
                     raise
@@ -94,6 +98,10 @@ class _Executor(Generic[ApiT]):
                     handles,
                     rest,
                 ) from error
+            if not resume:
+                journal.leave(intents)
+            for handle, intent in zip(handles, intents, strict=True):
+                handle.intent = intent
         return handles
 
     def _created(
@@ -151,10 +159,12 @@ class _Executor(Generic[ApiT]):
 
     def _finish(self, collector: Collector, handle: BatchHandle) -> None:
         collector.finish()
+        self._recorder.journal.received(handle.id)
         if self._mirror is not None and self._mirror.delivery.flush(patient=False):
             self._recorder.journal.tell(handle.id, "runs")
 
     def _abandon(self, handle: BatchHandle) -> None:
+        self._recorder.journal.leave([handle.intent])
         if handle.recording is not None:
             handle.recording.abandon()
 
@@ -185,16 +195,18 @@ class BatchExecutor(_Executor[SyncApi]):
         )
         self.api = SyncApi(client or _client(anthropic.Anthropic))
 
-    def submit(self, requests: Iterable[Request]) -> list[BatchHandle]:
+    def submit(self, requests: Iterable[Request], *, resume: bool = False) -> list[BatchHandle]:
         """Check the requests whole, then create the batch; its span is open from here on.
 
         More than one batch takes (100,000 requests or 256 MB) become several under one span.
+        With `resume`, batches of these very requests that an earlier call with `resume` created
+        and nobody collected are gone on with, whatever became of its process.
 
         Raises RequestsError before anything is sent, BatchError when the API refuses,
         SubmissionAmbiguousError when it cannot be known whether a batch was created, and
         PartialSubmissionError when some batches of several were.
         """
-        return flows.drive(self._submission(validate_requests(requests)))
+        return flows.drive(self._submission(validate_requests(requests), resume=resume))
 
     def collect(self, batch: BatchHandle | str) -> Iterator[BatchResult]:
         """Wait for the batch and stream its results; telemetry is complete at the end.
@@ -216,14 +228,14 @@ class BatchExecutor(_Executor[SyncApi]):
         self._submitted.pop(handle.id, None)
 
     def run(self, requests: Iterable[Request]) -> BatchResults:
-        """Submit, wait, collect; raises what `submit` and `collect` raise.
+        """Submit with `resume`, wait, collect; raises what `submit` and `collect` raise.
 
         Where only some of several batches could be created, these are collected, and `unsubmitted`
         of the results has the requests to submit again.
         """
         rest: Sequence[Request] = ()
         try:
-            handles = self.submit(requests)
+            handles = self.submit(requests, resume=True)
         except PartialSubmissionError as error:
             handles, rest = list(error.handles), error.unsubmitted
             logger.error("%s", error)
@@ -253,9 +265,12 @@ class AsyncBatchExecutor(_Executor[AsyncApi]):
         )
         self.api = AsyncApi(client or _client(anthropic.AsyncAnthropic))
 
-    async def submit(self, requests: Iterable[Request]) -> list[BatchHandle]:
+    async def submit(
+        self, requests: Iterable[Request], *, resume: bool = False
+    ) -> list[BatchHandle]:
         """See BatchExecutor.submit."""
-        return await flows.drive_async(self._submission(validate_requests(requests)))
+        checked = validate_requests(requests)
+        return await flows.drive_async(self._submission(checked, resume=resume))
 
     async def collect(self, batch: BatchHandle | str) -> AsyncIterator[BatchResult]:
         """See BatchExecutor.collect."""
@@ -291,7 +306,7 @@ class AsyncBatchExecutor(_Executor[AsyncApi]):
         """See BatchExecutor.run."""
         rest: Sequence[Request] = ()
         try:
-            handles = await self.submit(requests)
+            handles = await self.submit(requests, resume=True)
         except PartialSubmissionError as error:
             handles, rest = list(error.handles), error.unsubmitted
             logger.error("%s", error)

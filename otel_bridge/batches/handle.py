@@ -26,6 +26,8 @@ class BatchHandle:
     models: tuple[str, ...] = ()
     params: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, repr=False)
     recording: BatchRecording | None = field(default=None, repr=False, compare=False)
+    intent: int | None = field(default=None, repr=False, compare=False)
+    """The journal's, while the submitting process means to collect the batch."""
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form for another process; it holds no content of requests."""

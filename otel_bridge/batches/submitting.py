@@ -37,21 +37,27 @@ def submit(
     parts: Sequence[Sequence[Request]],
     carrier: Mapping[str, str],
     created: Callable[[Any, Sequence[Request]], None],
-) -> Flow[None]:
+    *,
+    resume: bool,
+) -> Flow[list[int | None]]:
     """Create a batch of each part, or find the one that an earlier try created.
 
     `created` gets each batch and its requests in turn. The journal knows of all intents before
     the first call and of each batch after its own, so a process that was killed in between is
-    followed up when the same requests are submitted again.
+    followed up when the same requests are submitted again. With `resume`, so are batches that a
+    submission with `resume` made and nobody collected.
+
+    Returns the intents, which are the caller's until it leaves them.
     """
     whole = _fingerprint(parts)
-    known = journal.unfinished(whole)
+    known = journal.unfinished(whole, awaited=resume)
     if len(known) == len(parts):
         intents: list[int | None] = [each.intent for each in known]
         journal.take_over(intents)
     else:
         known = []
-        intents = journal.intend(whole, [_part(each) for each in parts], carrier)
+        planned = [_part(each) for each in parts]
+        intents = journal.intend(whole, planned, carrier, awaited=resume)
     try:
         for index, requests in enumerate(parts):
             batch = None
@@ -64,12 +70,13 @@ def submit(
             journal.settle(intents[index], batch.id)
             created(batch, requests)
     except SubmissionAmbiguousError:
+        journal.leave(intents)
         raise
     except Exception:
         journal.drop(intents)
-        raise
-    finally:
         journal.leave(intents)
+        raise
+    return intents
 
 
 def _part(requests: Sequence[Request]) -> Part:
@@ -87,9 +94,9 @@ def _fingerprint(parts: Sequence[Sequence[Mapping[str, Any]]]) -> str:
 
 def _follow_up(api: SyncApi | AsyncApi, journal: Journal, part: Submission) -> Flow[Any]:
     """The batch that an earlier process created for a part, None when it created none."""
-    made = datetime.fromtimestamp(part.made_at, UTC)
     if part.batch_id is not None:
-        return (yield lambda: api.retrieve(part.batch_id or ""))
+        return (yield from _go_on(api, part.batch_id))
+    made = datetime.fromtimestamp(part.made_at, UTC)
     found = yield from _look(api, journal, part.request_count, made)
     if found is None:
         reason = f"an earlier process was about to submit these requests at {made:%H:%M:%S}"
@@ -102,6 +109,20 @@ def _follow_up(api: SyncApi | AsyncApi, journal: Journal, part: Submission) -> F
         "An earlier process created batch %s for these requests; going on with it", found[0].id
     )
     return found[0]
+
+
+def _go_on(api: SyncApi | AsyncApi, batch_id: str) -> Flow[Any]:
+    try:
+        batch = yield lambda: api.retrieve(batch_id)
+    except anthropic.NotFoundError:
+        return None  # it was deleted, so nobody can wait for it
+    except anthropic.AnthropicError as error:
+        raise BatchError(
+            f"these requests are in batch {batch_id} already, which cannot be read: "
+            f"{describe(error)}"
+        ) from error
+    logger.warning("These requests are in batch %s already; going on with it", batch_id)
+    return batch
 
 
 def _create(api: SyncApi | AsyncApi, journal: Journal, requests: Sequence[Request]) -> Flow[Any]:

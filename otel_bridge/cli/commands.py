@@ -97,11 +97,11 @@ class _Session:
         self.executor = BatchExecutor(settings=self.settings, on_progress=self.progress.update)
 
     def submit(
-        self, requests: list[Request]
+        self, requests: list[Request], *, resume: bool = False
     ) -> tuple[list[BatchHandle], PartialSubmissionError | None]:
         """What was created, and why that is not all. The rest is written to a file."""
         try:
-            return self.executor.submit(requests), None
+            return self.executor.submit(requests, resume=resume), None
         except PartialSubmissionError as error:
             path = Path(f"{error.handles[0].id}.unsubmitted.jsonl")
             with path.open("wb") as file:
@@ -183,7 +183,7 @@ def run(file: str, output: str | None, as_json: bool, fail_on_error: bool) -> No
     requests = read_requests(file)
     _check_output(output, as_json=as_json)
     session = _Session(as_json=as_json)
-    handles, lack = session.submit(requests)
+    handles, lack = session.submit(requests, resume=True)
     failed = session.collect(handles, output)
     session.summarise(handles)
     if lack:

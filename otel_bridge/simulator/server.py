@@ -19,7 +19,14 @@ import orjson
 import zstandard
 
 Action = Literal[
-    "answer", "close", "hang", "accept_then_close", "cut_line", "cut_mid_line", "cut_connection"
+    "answer",
+    "close",
+    "hang",
+    "accept_then_close",
+    "accept_then_hang",
+    "cut_line",
+    "cut_mid_line",
+    "cut_connection",
 ]
 
 
@@ -121,8 +128,8 @@ class LoopbackServer:
     ) -> None:
         """Let the next `times` requests that match (regular expressions) fail.
 
-        `status` answers with it instead of doing anything; the actions close the connection
-        before or after the request took effect, never answer, or cut a streamed body. `delay` in
+        `status` answers with it instead of doing anything; the actions close the connection or
+        never answer, before or after the request took effect, or cut a streamed body. `delay` in
         seconds comes before any of it.
         """
         fault = _Fault(method, re.compile(path), action, status, headers or {}, delay, times)
@@ -155,13 +162,12 @@ class LoopbackServer:
             return Response(fault.status, refusal.body, {**refusal.headers, **fault.headers}), (
                 "answer"
             )
-        if fault.action == "hang":
+        response = None if fault.action in ("hang", "close") else self.answer(request)
+        if fault.action.endswith("hang"):
             self.stopped.wait()
+        if fault.action.endswith(("hang", "close")):
             return None, "close"
-        if fault.action == "close":
-            return None, "close"
-        response = self.answer(request)
-        return (None if fault.action == "accept_then_close" else response), fault.action
+        return response, fault.action
 
     def _take_fault(self, request: Request) -> _Fault | None:
         for fault in self._faults:
