@@ -26,6 +26,7 @@ from opentelemetry.trace import SpanKind
 
 from otel_bridge import BatchExecutor, LangSmithSpanProcessor, Settings
 from otel_bridge.identity import run_id
+from otel_bridge.langsmith import Delivery
 
 SLICE = 1000
 """Spans between two flushes, fewer than any queue takes: every side sends every span."""
@@ -84,11 +85,12 @@ def otlp_and_mirror(otlp: str, langsmith: str, count: int) -> None:
     """The same spans, mirrored by us as well."""
     provider = _provider(otlp)
     os.environ |= {"LANGSMITH_ENDPOINT": langsmith, "LANGSMITH_API_KEY": "test"}
-    mirror = LangSmithSpanProcessor(settings=Settings(langsmith_tracing=True, state_dir=None))
-    provider.add_span_processor(mirror)
+    delivery = Delivery()
+    settings = Settings(langsmith_tracing=True, state_dir=None)
+    provider.add_span_processor(LangSmithSpanProcessor(delivery, settings))
     _emit(provider, count, lambda _span, _number: None)
-    mirror.delivery.flush(60)
-    assert mirror.delivery.report.sent >= count
+    delivery.flush(60)
+    assert delivery.report.sent >= count
 
 
 def otlp_and_langsmith_processor(otlp: str, langsmith: str, count: int) -> None:

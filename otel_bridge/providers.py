@@ -7,15 +7,39 @@ from functools import partial
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+from opentelemetry.attributes import BoundedAttributes
+
 if TYPE_CHECKING:
     from opentelemetry.context import Context
     from opentelemetry.metrics import Histogram
+    from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
 
 
 def span_processors(provider: Any) -> tuple[Any, ...]:
     """The processors of an SDK tracer provider; none of any other."""
     active = getattr(provider, "_active_span_processor", None)
     return tuple(getattr(active, "_span_processors", ()))
+
+
+def put_first(provider: Any, processor: SpanProcessor) -> None:
+    """Add a processor before all others, where the provider has an order; else as it adds them."""
+    provider.add_span_processor(processor)
+    active = getattr(provider, "_active_span_processor", None)
+    processors = span_processors(provider)
+    if active is not None and processor in processors:
+        others = tuple(each for each in processors if each is not processor)
+        active._span_processors = (processor, *others)  # noqa: SLF001 - there is no public way
+
+
+def add_attributes(span: ReadableSpan, attributes: Mapping[str, Any]) -> None:
+    """Add to an ended span what the processors and exporters after this one shall see.
+
+    The SDK lets nobody set attributes when a span ends, `_on_ending` included.
+    """
+    told = span._attributes  # noqa: SLF001 - as above
+    added = BoundedAttributes(attributes={**(told or {}), **attributes})
+    added.dropped = span.dropped_attributes
+    span._attributes = added  # noqa: SLF001
 
 
 def smallest_queue(provider: Any, default: int) -> int:

@@ -367,7 +367,9 @@ class BatchRecording(Guarded):
         attributes |= request_attributes(request.params)
         attributes |= response_attributes(outcome)
         if self._settings.span_content:
-            attributes |= content.span_content(request.params, outcome.message)
+            attributes |= content.span_content(
+                request.params, outcome.message, self._settings.redaction
+            )
         if self._settings.langsmith_tracing and self._settings.langsmith_content:
             content.pending.put(
                 span_id,
