@@ -78,6 +78,10 @@ class Once:
         self._spans: WeakSet[ReadableSpan] = WeakSet()
         self._lock = threading.Lock()
 
+    def took(self, span: ReadableSpan) -> bool:
+        """Whether somebody took the span."""
+        return span in self._spans
+
     def take(self, span: ReadableSpan) -> bool:
         """Whether nobody took the span before."""
         with self._lock:

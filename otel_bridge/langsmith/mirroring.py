@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import threading
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from otel_bridge import content, identity, semconv
@@ -16,13 +16,12 @@ from otel_bridge.langsmith.stamps import stamps
 from otel_bridge.providers import add_attributes
 
 if TYPE_CHECKING:
+    from opentelemetry import trace
     from opentelemetry.context import Context
     from opentelemetry.sdk.trace import ReadableSpan, Span
 
     from otel_bridge.config import Settings
     from otel_bridge.langsmith.delivery import Delivery
-
-logger = logging.getLogger(__name__)
 
 _once = Once()
 _calls = Calls()
@@ -61,8 +60,8 @@ class Mirror:
         view = runs.View.of(span)
         run = self._run_of(view)
         run.span = None
-        if not view.ours and view.run_type == "llm":
-            self.claim(view, [node.span_id for node in lineage.above(run)])
+        if _is_foreign_call(view):
+            _calls.claim(view, [node.span_id for node in lineage.above(run)])
             counts = _calls.counts(view) and not any(n.counts_calls for n in lineage.above(run))
             view = view.counting(counts=counts)
         completed = runs.completed_run(view, run, self._project, self._content(view))
@@ -74,9 +73,21 @@ class Mirror:
             _posted.discard(completed["id"])
         self._submit("patch" if posted else "post", completed)
 
-    def claim(self, view: runs.View, ancestors: list[int]) -> None:
-        """Let a model call be counted by the first of its spans to end."""
-        _calls.claim(view, ancestors)
+    def close_all(self, spans: Sequence[ReadableSpan]) -> None:
+        """Spans that ended some time ago, parents first; the mirror saw none of them start."""
+        chosen = [span for span in spans if self.choice.mirrors(span) and not _once.took(span)]
+        parents = {span.context.span_id: span.parent for span in spans}
+        # Calls are counted by the first span to end, which is no parent.
+        for span in sorted(chosen, key=lambda each: each.end_time or 0):
+            view = runs.View.of(span)
+            if self.choice.samples(span) and _is_foreign_call(view):
+                _calls.claim(view, _ancestors(span, parents))
+        mirrored = {id(span) for span in chosen}
+        for span in spans:
+            if id(span) in mirrored:
+                self.close(span)
+            elif run := lineage.known_parent(span):
+                ancestry.note(span.context.span_id, run)
 
     @property
     def _project(self) -> str:
@@ -134,6 +145,19 @@ class Mirror:
     ) -> None:
         if self.delivery is not None:
             self.delivery.submit(Operation.of(verb, run, alone=alone))
+
+
+def _is_foreign_call(view: runs.View) -> bool:
+    return not view.ours and view.run_type == "llm"
+
+
+def _ancestors(
+    span: ReadableSpan, parents: Mapping[int, trace.SpanContext | None]
+) -> Iterator[int]:
+    above = span.parent
+    while above is not None:
+        yield above.span_id
+        above = parents.get(above.span_id)
 
 
 def _object(value: Any, key: str) -> dict[str, Any] | None:
