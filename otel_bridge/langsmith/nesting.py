@@ -58,7 +58,7 @@ def _run_below(context: Context | None) -> RunContext | None:
 
 @contextlib.contextmanager
 def _below(run: RunContext) -> Iterator[None]:
-    headers = {"langsmith-trace": run.dotted_order}
+    headers: dict[str | bytes, str | bytes] = {"langsmith-trace": run.dotted_order}
     if run.project:
         headers["baggage"] = f"langsmith-project={quote(run.project)}"
     now = get_tracing_context()
