@@ -1,7 +1,7 @@
 """OpenTelemetry's runtime context for OTEL_PYTHON_CONTEXT=langsmith.
 
-It stands outside the package `otel_bridge`, which needs `opentelemetry.context`: OpenTelemetry loads
-it while that is being imported.
+It stands outside the package `otel_bridge`, which needs `opentelemetry.context`: OpenTelemetry
+loads it while that is being imported.
 """
 
 from __future__ import annotations

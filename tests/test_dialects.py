@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import anthropic
+import langsmith as ls
 import logfire
 import pytest
 from openinference.instrumentation.anthropic import AnthropicInstrumentor as OpenInference
@@ -21,6 +23,10 @@ from opentelemetry.trace import StatusCode
 
 from otel_bridge import LangSmithSpanProcessor
 from otel_bridge.simulator import MessageBatchesServer
+
+with warnings.catch_warnings():  # it imports a deprecated module of its own
+    warnings.simplefilter("ignore", DeprecationWarning)
+    from langsmith.wrappers import wrap_anthropic
 
 MODEL = "claude-haiku-4-5-20251001"
 INSTRUMENTORS = {"genai": GenAI, "openllmetry": OpenLLMetry, "openinference": OpenInference}
@@ -336,3 +342,44 @@ def test_a_cost_that_the_span_tells_is_kept(service: Any) -> None:
         for run in llm_runs(service)
     }
     assert costs == {"a": 0.25, "b": 0.5, "c": None}
+
+
+@pytest.mark.parametrize("how", ["create", "stream"])
+def test_a_call_that_langsmiths_own_wrapper_counts_is_counted_once(service: Any, how: str) -> None:
+    client_of_langsmith = ls.Client(
+        api_url=service.langsmith.url, api_key="test", auto_batch_tracing=False
+    )
+
+    @ls.traceable(name="classify", run_type="llm")
+    def classify(client: anthropic.Anthropic) -> None:
+        call(client, 1, how)
+
+    with (
+        instrumented(service, "native", native=True) as client,
+        ls.tracing_context(enabled=True, client=client_of_langsmith),
+    ):
+        classify(wrap_anthropic(client))
+    (message,) = service.api.messages
+    runs = {run["name"]: run for run in service.langsmith.runs.values()}
+    assert runs["ChatAnthropic"]["run_type"] == "llm"
+    totals = service.langsmith.usage_totals()
+    assert totals["output_tokens"] == message["usage"]["output_tokens"]
+
+
+def test_below_a_traceable_function_that_counts_nothing_the_span_counts(service: Any) -> None:
+    client_of_langsmith = ls.Client(
+        api_url=service.langsmith.url, api_key="test", auto_batch_tracing=False
+    )
+
+    @ls.traceable(name="classify", run_type="llm")
+    def classify(client: anthropic.Anthropic) -> None:
+        call(client, 1, "create")
+
+    with (
+        instrumented(service, "native", native=True) as client,
+        ls.tracing_context(enabled=True, client=client_of_langsmith),
+    ):
+        classify(client)
+    (message,) = service.api.messages
+    totals = service.langsmith.usage_totals()
+    assert totals["output_tokens"] == message["usage"]["output_tokens"]
