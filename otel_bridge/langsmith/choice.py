@@ -9,6 +9,7 @@ from weakref import WeakSet
 
 from otel_bridge import semconv
 from otel_bridge.langsmith import dialects
+from otel_bridge.providers import attribute_names
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan
@@ -43,7 +44,7 @@ class Choice:
             verdict = self._scopes[name] = self._of_scope(name)
         if verdict is not None:
             return verdict
-        return not self._all_plain(span.attributes or ()) and self._look(span)
+        return not self._all_plain(attribute_names(span)) and self._look(span)
 
     def samples(self, span: ReadableSpan) -> bool:
         """Whether the span's trace is sampled, here and by LANGSMITH_TRACING_SAMPLING_RATE."""
