@@ -86,7 +86,8 @@ class Ancestry:
     """Runs by span id, kept while spans may still be started below them; bounded."""
 
     def __init__(self, size: int = 10_000) -> None:
-        self._runs: OrderedDict[int, RunContext] = OrderedDict()
+        self.runs: OrderedDict[int, RunContext] = OrderedDict()
+        """By span id; for a look that is no use."""
         self._size = size
         self.after_fork()
         renew_after_fork(self)
@@ -96,19 +97,19 @@ class Ancestry:
         self._lock = threading.Lock()
 
     def get(self, span_id: int) -> RunContext | None:
-        run = self._runs.get(span_id)
+        run = self.runs.get(span_id)
         if run is not None:
             with self._lock:
-                if span_id in self._runs:
-                    self._runs.move_to_end(span_id)  # what spans are started below stays
+                if span_id in self.runs:
+                    self.runs.move_to_end(span_id)  # what spans are started below stays
         return run
 
     def note(self, span_id: int, run: RunContext) -> None:
         """Remember; what was asked for longest ago goes when there are too many."""
         with self._lock:
-            self._runs[span_id] = run
-            if len(self._runs) > self._size:
-                self._runs.popitem(last=False)
+            self.runs[span_id] = run
+            if len(self.runs) > self._size:
+                self.runs.popitem(last=False)
 
 
 ancestry = Ancestry()

@@ -86,8 +86,13 @@ class Mirror:
         for span in spans:
             if id(span) in mirrored:
                 self.close(span)
-            elif run := lineage.known_parent(span):
-                ancestry.note(span.context.span_id, run)
+            else:
+                self.pass_over(span)
+
+    def pass_over(self, span: ReadableSpan) -> None:
+        """A span that is left out: what hangs below it hangs below its parent's run."""
+        if run := lineage.known_parent(span):
+            ancestry.note(span.context.span_id, run)
 
     @property
     def _project(self) -> str:
