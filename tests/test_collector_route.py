@@ -193,3 +193,28 @@ def test_more_requests_than_a_trace_takes_are_all_there(
         assert langsmith.refusals == []
         assert langsmith.waiting_spans == []
         assert sum(run["run_type"] == "llm" for run in langsmith.runs.values()) == count
+
+
+def test_content_for_langsmith_alone_does_not_go_by_this_route(
+    service: Any, make_requests: Callable[[int], Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    batch_id = service.api.add_batch(make_requests(5))
+    settings = service.settings(langsmith_route="collector", langsmith_content=True)
+    with collector(settings) as (provider, langsmith):
+        executor = BatchExecutor(service.client, tracer_provider=provider, settings=settings)
+        list(executor.collect(batch_id))
+        provider.force_flush()
+        assert "OTEL_BRIDGE_LANGSMITH_CONTENT has no effect" in caplog.text
+        assert b"Answer to" not in b"".join(each.body for each in langsmith.requests)
+
+
+def test_content_on_spans_reaches_langsmith(
+    service: Any, make_requests: Callable[[int], Any]
+) -> None:
+    batch_id = service.api.add_batch(make_requests(20))
+    settings = service.settings(langsmith_route="collector", span_content=True)
+    with collector(settings) as (provider, langsmith):
+        executor = BatchExecutor(service.client, tracer_provider=provider, settings=settings)
+        list(executor.collect(batch_id))
+        provider.force_flush()
+        assert any("Answer to" in str(run.get("outputs")) for run in langsmith.runs.values())

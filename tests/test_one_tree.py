@@ -11,6 +11,7 @@ from typing import Any
 import langsmith as ls
 import pytest
 from opentelemetry import baggage
+from opentelemetry import context as otel_context
 from opentelemetry.baggage.propagation import W3CBaggagePropagator
 from opentelemetry.propagators.composite import CompositePropagator
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
@@ -252,6 +253,25 @@ def test_services_share_a_tree_and_w3c_headers_stay_as_they_are(service: Any) ->
     runs = {run["name"]: run for run in service.langsmith.runs.values()}
     assert runs["chat"]["parent_run_id"] == runs["agent"]["id"]
     assert runs["chat"]["extra"]["metadata"]["conversation_id"] == "c ü"
+
+
+def test_traceable_code_of_a_service_nests_below_the_run_that_called_it(service: Any) -> None:
+    client = ls.Client(api_url=service.langsmith.url, api_key="test", auto_batch_tracing=False)
+    tree = ls.RunTree(name="upstream", ls_client=client)
+    tree.post()
+
+    @ls.traceable(name="served")
+    def served() -> None:
+        pass
+
+    token = otel_context.attach(LangSmithPropagator().extract(tree.to_headers()))
+    try:
+        with ls.tracing_context(client=client, enabled=True), nest_traceable():
+            served()
+    finally:
+        otel_context.detach(token)
+    runs = {run["name"]: run for run in service.langsmith.runs.values()}
+    assert runs["served"]["parent_run_id"] == runs["upstream"]["id"]
 
 
 def test_what_a_langsmith_client_sends_is_read(service: Any) -> None:

@@ -9,6 +9,7 @@ from weakref import WeakSet
 
 from otel_bridge import semconv
 from otel_bridge.langsmith import dialects
+from otel_bridge.process import renew_after_fork
 from otel_bridge.providers import attribute_names
 
 if TYPE_CHECKING:
@@ -73,10 +74,16 @@ class Choice:
 
 
 class Once:
-    """Spans that were taken, whichever of several ways brought them."""
+    """What was taken or posted in this process, whichever of several ways brought it."""
 
     def __init__(self) -> None:
         self._spans: WeakSet[ReadableSpan] = WeakSet()
+        self._posted: set[str] = set()
+        self.after_fork()
+        renew_after_fork(self)
+
+    def after_fork(self) -> None:
+        """A lock that a thread held while its process forked would be held for ever."""
         self._lock = threading.Lock()
 
     def took(self, span: ReadableSpan) -> bool:
@@ -90,3 +97,18 @@ class Once:
                 return False
             self._spans.add(span)
             return True
+
+    def post(self, run_id: str) -> bool:
+        """Whether nobody posted the open run before."""
+        with self._lock:
+            if run_id in self._posted:
+                return False
+            self._posted.add(run_id)
+            return True
+
+    def posted(self, run_id: str) -> bool:
+        """Whether the run, which has ended, was posted while it was open."""
+        with self._lock:
+            known = run_id in self._posted
+            self._posted.discard(run_id)
+            return known

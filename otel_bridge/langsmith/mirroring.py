@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -23,11 +22,9 @@ if TYPE_CHECKING:
     from otel_bridge.config import Settings
     from otel_bridge.langsmith.delivery import Delivery
 
+# Both are the process's, not a mirror's: several ways to switch the mirror on may be used together.
 _once = Once()
 _calls = Calls()
-_posted: set[str] = set()
-"""Runs that were posted while they were open. All of these are the process's, not a mirror's."""
-_lock = threading.Lock()
 
 
 class Mirror:
@@ -68,10 +65,7 @@ class Mirror:
         if self.delivery is None:
             add_attributes(span, stamps(completed, span.attributes or {}))
             return
-        with _lock:
-            posted = completed["id"] in _posted
-            _posted.discard(completed["id"])
-        self._submit("patch" if posted else "post", completed)
+        self._submit("patch" if _once.posted(completed["id"]) else "post", completed)
 
     def close_all(self, spans: Sequence[ReadableSpan]) -> None:
         """Spans that ended some time ago, parents first; the mirror saw none of them start."""
@@ -114,8 +108,8 @@ class Mirror:
     def _content(self, view: runs.View) -> content.Content | None:
         settings = self.settings
         captured = content.pending.take(view.span.context.span_id)
-        if not (settings.langsmith_content or settings.span_content):
-            return None
+        if self.delivery is None or not (settings.langsmith_content or settings.span_content):
+            return None  # a stamped span carries what it carries
         redaction = settings.redaction
         told = captured or view.contents()
         if view.ours and captured is None:
@@ -136,12 +130,8 @@ class Mirror:
             return
         for node in reversed([run, *lineage.above(run)]):
             span = node.span
-            if span is None:
+            if span is None or not _once.post(str(node.id)):
                 continue
-            with _lock:
-                if str(node.id) in _posted:
-                    continue
-                _posted.add(str(node.id))
             pending = runs.pending_run(runs.View.of(span), node, self._project)
             self._submit("post", pending, alone=True)
 

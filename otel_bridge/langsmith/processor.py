@@ -35,6 +35,12 @@ class LangSmithSpanProcessor(SpanProcessor):
         self.delivery = delivery
         if settings.langsmith_route == "collector":
             self.delivery = None
+            if settings.langsmith_content and not settings.span_content:
+                logger.warning(
+                    "OTEL_BRIDGE_LANGSMITH_CONTENT has no effect with "
+                    "OTEL_BRIDGE_LANGSMITH_ROUTE=collector, by which spans alone travel; "
+                    "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT puts content on them"
+                )
         elif delivery is None:
             self.delivery = Delivery(state_dir=settings.state_dir)
         self._mirror = Mirror(settings, self.delivery)
