@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from types import SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry.attributes import BoundedAttributes
@@ -31,15 +31,6 @@ def put_first(provider: Any, processor: SpanProcessor) -> None:
         active._span_processors = (processor, *others)  # noqa: SLF001 - there is no public way
 
 
-def attribute_names(span: ReadableSpan) -> Iterable[str]:
-    """The names of a span's attributes, without the copy that the public way makes of them."""
-    try:
-        names: Iterable[str] = span._attributes._dict  # type: ignore[union-attr]  # noqa: SLF001
-    except AttributeError:
-        return span.attributes or ()
-    return names
-
-
 def add_attributes(span: ReadableSpan, attributes: Mapping[str, Any]) -> None:
     """Add to an ended span what the processors and exporters after this one shall see.
 
@@ -49,6 +40,12 @@ def add_attributes(span: ReadableSpan, attributes: Mapping[str, Any]) -> None:
     added = BoundedAttributes(attributes={**(told or {}), **attributes})
     added.dropped = span.dropped_attributes
     span._attributes = added  # noqa: SLF001
+
+
+def attributes_of(span: ReadableSpan) -> dict[str, Any]:
+    """A copy of a span's attributes; reading each through the span takes ten times as long."""
+    attributes = span.attributes
+    return attributes.copy() if isinstance(attributes, MappingProxyType) else dict(attributes or {})
 
 
 def smallest_queue(provider: Any, default: int) -> int:

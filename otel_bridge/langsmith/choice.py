@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import re
-import threading
-from typing import TYPE_CHECKING
-from weakref import WeakSet
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from otel_bridge import semconv
 from otel_bridge.langsmith import dialects
-from otel_bridge.process import renew_after_fork
-from otel_bridge.providers import attribute_names
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan
+    from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
 _INFRASTRUCTURE = re.compile(
     r"opentelemetry\.instrumentation\.(aio\w+|asgi|wsgi|fastapi|starlette|flask|django|tornado"
@@ -23,6 +21,7 @@ _INFRASTRUCTURE = re.compile(
 )
 """Scopes whose spans are never of GenAI; their attributes need no look."""
 _NAMES = 5_000
+_TAKEN = "_otel_bridge_taken_by"
 
 
 class Choice:
@@ -31,21 +30,25 @@ class Choice:
     def __init__(self, *, everything: bool, rate: float) -> None:
         self._everything = everything
         self._rate = rate
-        self._scopes: dict[str, bool | None] = {}
+        self._verdicts: dict[int, bool | None] = {}
+        self._scopes: list[Any] = []
         self._plain: set[str] = set()
         self._all_plain = self._plain.issuperset
 
     def mirrors(self, span: ReadableSpan) -> bool:
         """Whether a span becomes a run, as far as its attributes tell by now."""
-        scope = span.instrumentation_scope
-        name = scope.name if scope is not None else ""
+        # This runs twice for each span of the service; the SDK's properties would triple its cost.
         try:
-            verdict = self._scopes[name]
-        except KeyError:
-            verdict = self._scopes[name] = self._of_scope(name)
+            verdict = self._verdicts[id(span._instrumentation_scope)]  # noqa: SLF001
+        except (AttributeError, KeyError):
+            verdict = self._judge(span.instrumentation_scope)
         if verdict is not None:
             return verdict
-        return not self._all_plain(attribute_names(span)) and self._look(span)
+        try:
+            attributes = span._attributes._dict  # type: ignore[union-attr]  # noqa: SLF001
+        except AttributeError:
+            attributes = span.attributes or {}
+        return not self._all_plain(attributes) and self._look(attributes)
 
     def samples(self, span: ReadableSpan) -> bool:
         """Whether the span's trace is sampled, here and by LANGSMITH_TRACING_SAMPLING_RATE."""
@@ -55,15 +58,20 @@ class Choice:
         # By trace id, so that every process keeps or drops a trace whole.
         return self._rate >= 1 or (context.trace_id & (1 << 56) - 1) < self._rate * (1 << 56)
 
+    def _judge(self, scope: InstrumentationScope | None) -> bool | None:
+        """What a scope tells of its spans, None where each of them has to."""
+        verdict = self._verdicts[id(scope)] = self._of_scope(scope.name if scope else "")
+        self._scopes.append(scope)  # while it lives, nothing else has its id
+        return verdict
+
     def _of_scope(self, name: str) -> bool | None:
         if name == semconv.LANGSMITH_SCOPE:
             return False
-        if self._everything:
+        if self._everything or name == semconv.SCOPE:
             return True
         return False if _INFRASTRUCTURE.fullmatch(name) else None
 
-    def _look(self, span: ReadableSpan) -> bool:
-        attributes = span.attributes or {}
+    def _look(self, attributes: Mapping[str, Any]) -> bool:
         if attributes.get("logfire.span_type") == "pending_span":
             return False  # a copy of a span that is still open
         if dialects.is_genai(attributes):
@@ -73,42 +81,12 @@ class Choice:
         return False
 
 
-class Once:
-    """What was taken or posted in this process, whichever of several ways brought it."""
+def first_to_take(span: ReadableSpan) -> bool:
+    """Whether nobody took the span before, whichever of several ways brought it."""
+    me = object()
+    return vars(span).setdefault(_TAKEN, me) is me
 
-    def __init__(self) -> None:
-        self._spans: WeakSet[ReadableSpan] = WeakSet()
-        self._posted: set[str] = set()
-        self.after_fork()
-        renew_after_fork(self)
 
-    def after_fork(self) -> None:
-        """A lock that a thread held while its process forked would be held for ever."""
-        self._lock = threading.Lock()
-
-    def took(self, span: ReadableSpan) -> bool:
-        """Whether somebody took the span."""
-        return span in self._spans
-
-    def take(self, span: ReadableSpan) -> bool:
-        """Whether nobody took the span before."""
-        with self._lock:
-            if span in self._spans:
-                return False
-            self._spans.add(span)
-            return True
-
-    def post(self, run_id: str) -> bool:
-        """Whether nobody posted the open run before."""
-        with self._lock:
-            if run_id in self._posted:
-                return False
-            self._posted.add(run_id)
-            return True
-
-    def posted(self, run_id: str) -> bool:
-        """Whether the run, which has ended, was posted while it was open."""
-        with self._lock:
-            known = run_id in self._posted
-            self._posted.discard(run_id)
-            return known
+def taken(span: ReadableSpan) -> bool:
+    """Whether somebody took the span."""
+    return _TAKEN in vars(span)

@@ -26,8 +26,8 @@ _START_FORMAT = "%Y%m%dT%H%M%S%fZ"
 class RunContext:
     """A run that other runs can hang below; `dotted_order` ends with its own segment."""
 
-    id: UUID
-    trace_id: UUID
+    id: str
+    trace_id: str
     dotted_order: str
     start_ns: int
     project: str | None = None
@@ -47,7 +47,7 @@ class RunContext:
         """Read a `langsmith-trace` header; None when it is malformed."""
         try:
             segments = [segment.split("Z", 1) for segment in dotted_order.split(".")]
-            ids = [UUID(run) for _, run in segments]
+            ids = [str(UUID(run)) for _, run in segments]
             start = datetime.strptime(f"{segments[-1][0]}Z", _START_FORMAT).replace(tzinfo=UTC)
         except (ValueError, IndexError):
             return None
@@ -86,8 +86,9 @@ class Ancestry:
     """Runs by span id, kept while spans may still be started below them; bounded."""
 
     def __init__(self, size: int = 10_000) -> None:
-        self.runs: OrderedDict[int, RunContext] = OrderedDict()
-        """By span id; for a look that is no use."""
+        self._runs: OrderedDict[int, RunContext] = OrderedDict()
+        self.peek = self._runs.get
+        """Look a run up, in passing."""
         self._size = size
         self.after_fork()
         renew_after_fork(self)
@@ -97,19 +98,19 @@ class Ancestry:
         self._lock = threading.Lock()
 
     def get(self, span_id: int) -> RunContext | None:
-        run = self.runs.get(span_id)
+        run = self._runs.get(span_id)
         if run is not None:
             with self._lock:
-                if span_id in self.runs:
-                    self.runs.move_to_end(span_id)  # what spans are started below stays
+                if span_id in self._runs:
+                    self._runs.move_to_end(span_id)  # what spans are started below stays
         return run
 
     def note(self, span_id: int, run: RunContext) -> None:
         """Remember; what was asked for longest ago goes when there are too many."""
         with self._lock:
-            self.runs[span_id] = run
-            if len(self.runs) > self._size:
-                self.runs.popitem(last=False)
+            self._runs[span_id] = run
+            if len(self._runs) > self._size:
+                self._runs.popitem(last=False)
 
 
 ancestry = Ancestry()

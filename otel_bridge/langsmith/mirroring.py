@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from otel_bridge import content, identity, semconv
 from otel_bridge.langsmith import lineage, runs
 from otel_bridge.langsmith.calls import Calls
-from otel_bridge.langsmith.choice import Choice, Once
+from otel_bridge.langsmith.choice import Choice, first_to_take, taken
 from otel_bridge.langsmith.context import RunContext, ancestry
 from otel_bridge.langsmith.multipart import Operation
 from otel_bridge.langsmith.stamps import stamps
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from otel_bridge.config import Settings
     from otel_bridge.langsmith.delivery import Delivery
 
-# Both are the process's, not a mirror's: several ways to switch the mirror on may be used together.
-_once = Once()
+_posted: dict[str, object] = {}
+"""Runs that were posted while they were open. All of these are the process's, not a mirror's."""
 _calls = Calls()
 
 
@@ -52,28 +52,28 @@ class Mirror:
 
     def close(self, span: ReadableSpan) -> None:
         """A chosen span has ended: send its run, or stamp it."""
-        if not self.choice.samples(span) or not _once.take(span):
+        if not self.choice.samples(span) or not first_to_take(span):
             return
-        view = runs.View.of(span)
+        view = runs.View(span)
         run = self._run_of(view)
         run.span = None
         if _is_foreign_call(view):
             _calls.claim(view, [node.span_id for node in lineage.above(run)])
-            counts = _calls.counts(view) and not any(n.counts_calls for n in lineage.above(run))
-            view = view.counting(counts=counts)
+            if any(n.counts_calls for n in lineage.above(run)) or not _calls.counts(view):
+                view.leave_count()
         completed = runs.completed_run(view, run, self._project, self._content(view))
         if self.delivery is None:
             add_attributes(span, stamps(completed, span.attributes or {}))
             return
-        self._submit("patch" if _once.posted(completed["id"]) else "post", completed)
+        self._submit("patch" if _posted.pop(completed["id"], None) else "post", completed)
 
     def close_all(self, spans: Sequence[ReadableSpan]) -> None:
         """Spans that ended some time ago, parents first; the mirror saw none of them start."""
-        chosen = [span for span in spans if self.choice.mirrors(span) and not _once.took(span)]
+        chosen = [span for span in spans if self.choice.mirrors(span) and not taken(span)]
         parents = {span.context.span_id: span.parent for span in spans}
         # Calls are counted by the first span to end, which is no parent.
         for span in sorted(chosen, key=lambda each: each.end_time or 0):
-            view = runs.View.of(span)
+            view = runs.View(span)
             if self.choice.samples(span) and _is_foreign_call(view):
                 _calls.claim(view, _ancestors(span, parents))
         mirrored = {id(span) for span in chosen}
@@ -130,9 +130,12 @@ class Mirror:
             return
         for node in reversed([run, *lineage.above(run)]):
             span = node.span
-            if span is None or not _once.post(str(node.id)):
+            if span is None:
                 continue
-            pending = runs.pending_run(runs.View.of(span), node, self._project)
+            me = object()
+            if _posted.setdefault(node.id, me) is not me:
+                continue
+            pending = runs.pending_run(runs.View(span), node, self._project)
             self._submit("post", pending, alone=True)
 
     def _submit(

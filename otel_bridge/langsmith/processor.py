@@ -45,7 +45,6 @@ class LangSmithSpanProcessor(SpanProcessor):
             self.delivery = Delivery(state_dir=settings.state_dir)
         self._mirror = Mirror(settings, self.delivery)
         self._mirrors = self._mirror.choice.mirrors
-        self._runs = ancestry.runs
 
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
         try:
@@ -53,7 +52,7 @@ class LangSmithSpanProcessor(SpanProcessor):
                 self._mirror.open(span, parent_context)
                 return
             parent = span.parent
-            if parent is not None and self._runs and parent.span_id in self._runs:
+            if parent is not None and ancestry.peek(parent.span_id) is not None:
                 self._mirror.pass_over(span)
         except Exception as error:
             logger.debug("LangSmith mirror: %s", error, exc_info=True)
