@@ -17,7 +17,11 @@ from otel_bridge.errors import (
     RequestsError,
     SubmissionAmbiguousError,
 )
-from otel_bridge.langsmith import LangSmithSpanExporter, LangSmithSpanProcessor
+from otel_bridge.langsmith import (
+    LangSmithSpanExporter,
+    LangSmithSpanProcessor,
+    nest_traceable,
+)
 from otel_bridge.pricing import Cost
 from otel_bridge.usage import TokenUsage
 from otel_bridge.version import __version__
@@ -41,4 +45,5 @@ __all__ = [
     "SubmissionAmbiguousError",
     "TokenUsage",
     "__version__",
+    "nest_traceable",
 ]

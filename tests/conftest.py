@@ -170,22 +170,31 @@ def cost_of() -> Callable[[dict[str, Any]], float]:
     return _cost
 
 
+@pytest.fixture
+def list_cost_of() -> Callable[..., float]:
+    """Cost of a message in USD at list price; `split` tells of cache writes that live for 1 h."""
+    return _list_cost
+
+
 def _cost(line: dict[str, Any]) -> float:
     message = line["result"].get("message")
     if not message:
         return 0.0
+    searches: int = (message["usage"].get("server_tool_use") or {}).get("web_search_requests", 0)
+    return _list_cost(message) / 2 + searches * 0.01
+
+
+def _list_cost(message: dict[str, Any], *, split: bool = True) -> float:
     usage = message["usage"]
     read, written = usage["cache_read_input_tokens"], usage["cache_creation_input_tokens"]
-    searches: int = (usage.get("server_tool_use") or {}).get("web_search_requests", 0)
-    listed = _list_price(
+    return _list_price(
         message["model"],
         input_tokens=usage["input_tokens"] + read + written,
         cache_read_tokens=read,
         cache_write_tokens=written,
-        cache_write_1h_tokens=usage["cache_creation"]["ephemeral_1h_input_tokens"],
+        cache_write_1h_tokens=split * usage["cache_creation"]["ephemeral_1h_input_tokens"],
         output_tokens=usage["output_tokens"],
     )
-    return listed / 2 + searches * 0.01
 
 
 @cache

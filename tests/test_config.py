@@ -23,6 +23,7 @@ def test_an_empty_environment_gives_the_defaults() -> None:
         ("OTEL_BRIDGE_LANGSMITH_SPANS", "all", "langsmith_spans", "all"),
         ("OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT", "SPAN_ONLY", "span_content", True),
         ("OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT", "EVENT_ONLY", "span_content", False),
+        ("OTEL_BRIDGE_LANGSMITH_ROUTE", "Collector", "langsmith_route", "collector"),
         ("LANGSMITH_TRACING", "true", "langsmith_tracing", True),
         ("LANGCHAIN_TRACING_V2", "true", "langsmith_tracing", True),
         ("LANGSMITH_PROJECT", "mine", "langsmith_project", "mine"),
@@ -48,6 +49,7 @@ def test_a_value_is_read(name: str, text: str, setting: str, value: object) -> N
         ("OTEL_BRIDGE_MAX_REQUEST_SPANS", "-1"),
         ("OTEL_BRIDGE_LANGSMITH_CONTENT", "maybe"),
         ("OTEL_BRIDGE_LANGSMITH_SPANS", "some"),
+        ("OTEL_BRIDGE_LANGSMITH_ROUTE", "any"),
         ("LANGSMITH_TRACING_SAMPLING_RATE", "2"),
     ],
 )

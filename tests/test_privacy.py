@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
+
+from otel_bridge import ConfigurationError, Settings, redaction
 
 SECRETS = (b"secret question", b"secret system", b"Answer to", b"secret_tool", b"secret argument")
 
@@ -55,6 +59,23 @@ def test_content_reaches_only_whom_it_was_meant_for(
         assert secret not in received(service.otlp), secret
         assert (secret in received(service.langsmith)) == langsmith_content, secret
     assert b"test" not in received(service.otlp), "the API key"
+
+
+def test_no_content_and_no_key_is_in_any_byte_or_log_line(
+    service: Any, make_requests: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    service.langsmith.fail_next("POST", "/runs/multipart", status=422)
+    service.client = service.client.with_options(api_key="sk-ant-secret-key")
+    requests = [private_request(make_requests), {**make_requests(1)[0], "custom_id": "b-errored-1"}]
+    service.executor().run(requests)
+    service.flush()
+    assert len(service.otlp.spans) == 3
+    told = [record for record in caplog.records if record.name.startswith("otel_bridge")]
+    assert told, "the refusal is said"
+    said = "\n".join(record.getMessage() for record in told).encode()
+    for secret in (*SECRETS, b"sk-ant-secret-key"):
+        assert secret not in received(service.otlp) + received(service.langsmith) + said, secret
 
 
 def test_langsmith_gets_inputs_and_outputs_in_its_own_shape(
@@ -114,3 +135,85 @@ def test_error_messages_of_the_api_are_no_content_but_its_words(
     service.flush()
     for secret in SECRETS:
         assert secret not in received(service.otlp) + received(service.langsmith)
+
+
+def masked(value: Any) -> Any:
+    """A redaction hook that the tests name by its import path, too."""
+    if isinstance(value, dict):
+        return {key: masked(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [masked(each) for each in value]
+    return value.replace("secret", "[redacted]") if isinstance(value, str) else value
+
+
+def failing(value: Any) -> Any:
+    raise RuntimeError(f"cannot redact {value}")
+
+
+def test_a_hook_redacts_what_goes_to_either_backend(service: Any, make_requests: Any) -> None:
+    request = private_request(make_requests)
+    before = json.dumps(request)
+    settings = {"span_content": True, "langsmith_content": True, "redaction": masked}
+    service.executor(**settings).run([request])
+    service.flush()
+    assert json.dumps(request) == before
+    for server in (service.otlp, service.langsmith):
+        assert b"secret" not in received(server)
+        assert b"[redacted] question" in received(server)
+        assert b"[redacted]_tool" in received(server)
+        assert b"Answer to" in received(server)
+
+
+@pytest.mark.parametrize("hook", [failing, "not_a_module:hook", "json:not_there", "json", "json:"])
+def test_what_a_failing_hook_should_have_seen_is_withheld(
+    service: Any, make_requests: Any, caplog: pytest.LogCaptureFixture, hook: Any
+) -> None:
+    redaction._warned.clear()
+    if isinstance(hook, str):
+        hook = Settings.from_env({"OTEL_BRIDGE_REDACTION": hook}).redaction
+    settings = {"span_content": True, "langsmith_content": True, "redaction": hook}
+    results = service.executor(**settings).run(
+        [private_request(make_requests), {**make_requests(1)[0], "custom_id": "b-ok-1"}]
+    )
+    service.flush()
+    assert len(results) == 2
+    assert len(service.langsmith.runs) == len(service.otlp.spans) == 3
+    for server in (service.otlp, service.langsmith):
+        for secret in SECRETS:
+            assert secret not in received(server), secret
+    assert len([r for r in caplog.records if "content is withheld" in r.getMessage()]) == 1
+    assert "secret" not in caplog.text
+
+
+def test_a_hook_redacts_other_libraries_content(service: Any) -> None:
+    service.mirror(service.settings(langsmith_content=True, redaction=masked))
+    service.tracers.get_tracer("app").start_span(
+        "tool",
+        attributes={"openinference.span.kind": "TOOL", "input.value": "secret argument"},
+    ).end()
+    service.flush()
+    (run,) = service.langsmith.runs.values()
+    assert run["inputs"] == {"input": "[redacted] argument"}
+    assert b"secret" not in received(service.langsmith)
+
+
+def test_a_hook_is_named_in_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "hooks.py").write_text("class Hooks:\n    loud = staticmethod(str.upper)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    hook = Settings.from_env({"OTEL_BRIDGE_REDACTION": "hooks:Hooks.loud"}, strict=True).redaction
+    assert hook is not None
+    assert hook("quiet") == "QUIET"
+    for bad in ("hooks:nothing", "nothing:hook", "hooks", "hooks:__name__"):
+        with pytest.raises(ConfigurationError, match="OTEL_BRIDGE_REDACTION="):
+            Settings.from_env({"OTEL_BRIDGE_REDACTION": bad}, strict=True)
+
+
+def test_the_command_refuses_a_hook_that_cannot_be_imported(
+    bridge: Any, make_requests: Any
+) -> None:
+    bridge.environment["OTEL_BRIDGE_REDACTION"] = "nothing:hook"
+    done = bridge("submit", bridge.write(make_requests(1)))
+    assert done.returncode == 2
+    assert "OTEL_BRIDGE_REDACTION='nothing:hook' cannot be used: ModuleNotFoundError" in done.stderr

@@ -3,6 +3,7 @@
 from otel_bridge.langsmith.context import RunContext
 from otel_bridge.langsmith.delivery import Delivery, DeliveryReport
 from otel_bridge.langsmith.exporter import LangSmithSpanExporter
+from otel_bridge.langsmith.nesting import nest_traceable
 from otel_bridge.langsmith.processor import LangSmithSpanProcessor, mirror
 from otel_bridge.langsmith.propagator import LangSmithPropagator
 
@@ -14,4 +15,5 @@ __all__ = [
     "LangSmithSpanProcessor",
     "RunContext",
     "mirror",
+    "nest_traceable",
 ]

@@ -21,6 +21,7 @@ _INFRASTRUCTURE = re.compile(
 )
 """Scopes whose spans are never of GenAI; their attributes need no look."""
 _NAMES = 5_000
+_TAKEN = "_otel_bridge_taken_by"
 
 
 class Choice:
@@ -83,4 +84,9 @@ class Choice:
 def first_to_take(span: ReadableSpan) -> bool:
     """Whether nobody took the span before, whichever of several ways brought it."""
     me = object()
-    return vars(span).setdefault("_otel_bridge_taken_by", me) is me
+    return vars(span).setdefault(_TAKEN, me) is me
+
+
+def taken(span: ReadableSpan) -> bool:
+    """Whether somebody took the span."""
+    return _TAKEN in vars(span)

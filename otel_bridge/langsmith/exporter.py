@@ -2,42 +2,74 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
-from otel_bridge.langsmith.processor import LangSmithSpanProcessor
+from otel_bridge.config import Settings
+from otel_bridge.langsmith.delivery import Delivery
+from otel_bridge.langsmith.mirroring import Mirror
+from otel_bridge.langsmith.ordering import Ordering
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan
 
+logger = logging.getLogger(__name__)
+
 
 class LangSmithSpanExporter(SpanExporter):
-    """Sends ended spans as runs; an exporter sees children before their parents.
+    """Sends ended spans as runs, parents first, except those that a `LangSmithSpanProcessor` sent.
 
-    Spans of one export are put in order of their start, parents first; a parent that was not in
-    the same export is unknown, and its children become runs of their own traces.
+    An exporter sees nothing of a span while it is open: no run is shown before it ends, and the
+    `@traceable` runs and remote parents that were active around a span are unknown, so that it
+    begins a trace of its own in LangSmith. `patience` in seconds and `limit` in spans bound the
+    wait for a parent. LANGSMITH_TRACING=false turns the exporter off; so does the route by a
+    collector, for which spans have to be stamped before they are exported.
     """
 
-    def __init__(self, processor: LangSmithSpanProcessor | None = None) -> None:
-        self._processor = processor or LangSmithSpanProcessor()
+    def __init__(
+        self,
+        delivery: Delivery | None = None,
+        settings: Settings | None = None,
+        *,
+        patience: float = 60.0,
+        limit: int = 20_000,
+    ) -> None:
+        settings = settings or Settings.from_env()
+        self._mirror: Mirror | None = None
+        self._delivery = delivery
+        self._ordering = Ordering(self._send, patience=patience, limit=limit)
+        if settings.langsmith_tracing is False:
+            return
+        if settings.langsmith_route == "collector":
+            logger.warning(
+                "OTEL_TRACES_EXPORTER=langsmith sends nothing with "
+                "OTEL_BRIDGE_LANGSMITH_ROUTE=collector; use LANGSMITH_TRACING=true instead"
+            )
+            return
+        try:
+            self._delivery = delivery or Delivery(state_dir=settings.state_dir)
+        except Exception as error:  # noqa: BLE001 - other exporters go on without it
+            logger.warning("Nothing is mirrored to LangSmith: %s", error)
+            return
+        self._mirror = Mirror(settings, self._delivery)
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        ids = {span.context.span_id for span in spans}
-        ordered = sorted(
-            spans,
-            key=lambda span: (
-                span.start_time or 0,
-                span.parent is not None and span.parent.span_id in ids,
-            ),
-        )
-        for span in ordered:
-            self._processor.on_end(span)
+        if self._mirror is not None:
+            self._ordering.take(spans)
         return SpanExportResult.SUCCESS
 
     def shutdown(self) -> None:
-        self._processor.shutdown()
+        self._ordering.drain()
+        if self._delivery is not None:
+            self._delivery.close()
 
     def force_flush(self, timeout_millis: int = 30_000) -> bool:
-        return self._processor.force_flush(timeout_millis)
+        self._ordering.drain()
+        return self._delivery is None or self._delivery.flush(timeout_millis / 1000, patient=False)
+
+    def _send(self, spans: Sequence[ReadableSpan]) -> None:
+        if self._mirror is not None:
+            self._mirror.close_all(spans)

@@ -75,7 +75,7 @@ def above(run: RunContext) -> Iterator[RunContext]:
 def _thread(parent: RunContext | None, attributes: Mapping[str, Any]) -> Mapping[str, str]:
     if parent is not None and parent.thread:
         return parent.thread
-    conversation = attributes.get(semconv.GEN_AI_CONVERSATION_ID)
+    conversation = attributes.get(semconv.GEN_AI_CONVERSATION_ID) or attributes.get("session.id")
     return {"conversation_id": str(conversation)} if conversation else {}
 
 

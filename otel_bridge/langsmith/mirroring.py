@@ -2,32 +2,29 @@
 
 from __future__ import annotations
 
-import logging
-import threading
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from otel_bridge import content, identity, semconv
 from otel_bridge.langsmith import lineage, runs
 from otel_bridge.langsmith.calls import Calls
-from otel_bridge.langsmith.choice import Choice, first_to_take
+from otel_bridge.langsmith.choice import Choice, first_to_take, taken
 from otel_bridge.langsmith.context import RunContext, ancestry
 from otel_bridge.langsmith.multipart import Operation
 from otel_bridge.langsmith.stamps import stamps
 from otel_bridge.providers import add_attributes
 
 if TYPE_CHECKING:
+    from opentelemetry import trace
     from opentelemetry.context import Context
     from opentelemetry.sdk.trace import ReadableSpan, Span
 
     from otel_bridge.config import Settings
     from otel_bridge.langsmith.delivery import Delivery
 
-logger = logging.getLogger(__name__)
-
-_calls = Calls()
-_posted: set[str] = set()
+_posted: dict[str, object] = {}
 """Runs that were posted while they were open. All of these are the process's, not a mirror's."""
-_lock = threading.Lock()
+_calls = Calls()
 
 
 class Mirror:
@@ -60,22 +57,36 @@ class Mirror:
         view = runs.View(span)
         run = self._run_of(view)
         run.span = None
-        if not view.ours and view.run_type == "llm":
-            self.claim(view, [node.span_id for node in lineage.above(run)])
+        if _is_foreign_call(view):
+            _calls.claim(view, [node.span_id for node in lineage.above(run)])
             if any(n.counts_calls for n in lineage.above(run)) or not _calls.counts(view):
                 view.leave_count()
         completed = runs.completed_run(view, run, self._project, self._content(view))
         if self.delivery is None:
             add_attributes(span, stamps(completed, span.attributes or {}))
             return
-        with _lock:
-            posted = completed["id"] in _posted
-            _posted.discard(completed["id"])
-        self._submit("patch" if posted else "post", completed)
+        self._submit("patch" if _posted.pop(completed["id"], None) else "post", completed)
 
-    def claim(self, view: runs.View, ancestors: list[int]) -> None:
-        """Let a model call be counted by the first of its spans to end."""
-        _calls.claim(view, ancestors)
+    def close_all(self, spans: Sequence[ReadableSpan]) -> None:
+        """Spans that ended some time ago, parents first; the mirror saw none of them start."""
+        chosen = [span for span in spans if self.choice.mirrors(span) and not taken(span)]
+        parents = {span.context.span_id: span.parent for span in spans}
+        # Calls are counted by the first span to end, which is no parent.
+        for span in sorted(chosen, key=lambda each: each.end_time or 0):
+            view = runs.View(span)
+            if self.choice.samples(span) and _is_foreign_call(view):
+                _calls.claim(view, _ancestors(span, parents))
+        mirrored = {id(span) for span in chosen}
+        for span in spans:
+            if id(span) in mirrored:
+                self.close(span)
+            else:
+                self.pass_over(span)
+
+    def pass_over(self, span: ReadableSpan) -> None:
+        """A span that is left out: what hangs below it hangs below its parent's run."""
+        if run := lineage.known_parent(span):
+            ancestry.note(span.context.span_id, run)
 
     @property
     def _project(self) -> str:
@@ -97,8 +108,8 @@ class Mirror:
     def _content(self, view: runs.View) -> content.Content | None:
         settings = self.settings
         captured = content.pending.take(view.span.context.span_id)
-        if not (settings.langsmith_content or settings.span_content):
-            return None
+        if self.delivery is None or not (settings.langsmith_content or settings.span_content):
+            return None  # a stamped span carries what it carries
         redaction = settings.redaction
         told = captured or view.contents()
         if view.ours and captured is None:
@@ -121,10 +132,9 @@ class Mirror:
             span = node.span
             if span is None:
                 continue
-            with _lock:
-                if node.id in _posted:
-                    continue
-                _posted.add(node.id)
+            me = object()
+            if _posted.setdefault(node.id, me) is not me:
+                continue
             pending = runs.pending_run(runs.View(span), node, self._project)
             self._submit("post", pending, alone=True)
 
@@ -133,6 +143,19 @@ class Mirror:
     ) -> None:
         if self.delivery is not None:
             self.delivery.submit(Operation.of(verb, run, alone=alone))
+
+
+def _is_foreign_call(view: runs.View) -> bool:
+    return not view.ours and view.run_type == "llm"
+
+
+def _ancestors(
+    span: ReadableSpan, parents: Mapping[int, trace.SpanContext | None]
+) -> Iterator[int]:
+    above = span.parent
+    while above is not None:
+        yield above.span_id
+        above = parents.get(above.span_id)
 
 
 def _object(value: Any, key: str) -> dict[str, Any] | None:

@@ -35,6 +35,12 @@ class LangSmithSpanProcessor(SpanProcessor):
         self.delivery = delivery
         if settings.langsmith_route == "collector":
             self.delivery = None
+            if settings.langsmith_content and not settings.span_content:
+                logger.warning(
+                    "OTEL_BRIDGE_LANGSMITH_CONTENT has no effect with "
+                    "OTEL_BRIDGE_LANGSMITH_ROUTE=collector, by which spans alone travel; "
+                    "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT puts content on them"
+                )
         elif delivery is None:
             self.delivery = Delivery(state_dir=settings.state_dir)
         self._mirror = Mirror(settings, self.delivery)
@@ -46,8 +52,8 @@ class LangSmithSpanProcessor(SpanProcessor):
                 self._mirror.open(span, parent_context)
                 return
             parent = span.parent
-            if parent is not None and (run := ancestry.peek(parent.span_id)) is not None:
-                ancestry.note(span.context.span_id, run)
+            if parent is not None and ancestry.peek(parent.span_id) is not None:
+                self._mirror.pass_over(span)
         except Exception as error:
             logger.debug("LangSmith mirror: %s", error, exc_info=True)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Mapping
 from typing import Any
+from uuid import uuid4
 
 import orjson
 
@@ -20,9 +21,10 @@ _PIECE = 12
 
 
 def answer_to(request: Request, seed: int) -> tuple[Response, dict[str, Any]]:
-    """The answer to a request, and the message that it tells of: a function of seed and request.
+    """The answer to a request, and the message that it tells of.
 
-    A request with tools is answered by a call of the first one, unless it ends with a tool's
+    The message is a function of seed and request, but for its id, which is new each time. A
+    request with tools is answered by a call of the first one, unless it ends with a tool's
     result. Raises RefusedError.
     """
     try:
@@ -35,6 +37,7 @@ def answer_to(request: Request, seed: int) -> tuple[Response, dict[str, Any]]:
     asked = orjson.dumps({**params, "stream": None}, option=orjson.OPT_SORT_KEYS).decode()
     dice = random.Random(f"{seed} {asked}")
     message = message_of("a single request", params, dice, tier="standard")
+    message["id"] = f"msg_{uuid4().hex[:24]}"
     if params.get("tools") and not _ends_with_result(params["messages"]):
         call = {
             "type": "tool_use",

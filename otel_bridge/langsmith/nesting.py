@@ -1,0 +1,70 @@
+"""`@traceable` code under a mirrored span nests below its run."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+from langsmith import RunTree, get_tracing_context, tracing_context
+from opentelemetry import trace
+
+from otel_bridge.langsmith.context import RunContext, ancestry, nearest, traceable_parent
+from otel_bridge.langsmith.propagator import remote_parent
+
+if TYPE_CHECKING:
+    from opentelemetry.context import Context
+
+logger = logging.getLogger(__name__)
+
+
+def nest_traceable() -> AbstractContextManager[None]:
+    """Let `@traceable` code in the block nest below the current mirrored span.
+
+    With OTEL_PYTHON_CONTEXT=langsmith this happens by itself, for every span of every tracer.
+    """
+    run = _run_below(None)
+    return contextlib.nullcontext() if run is None else _below(run)
+
+
+def enter(context: Context) -> AbstractContextManager[None] | None:
+    """Enter LangSmith's context of the span that is current in `context`; None for none."""
+    try:
+        run = _run_below(context)
+        if run is None:
+            return None
+        nested = _below(run)
+        nested.__enter__()
+    except Exception as error:
+        logger.debug("LangSmith context: %s", error, exc_info=True)
+        return None
+    return nested
+
+
+def _run_below(context: Context | None) -> RunContext | None:
+    span = trace.get_current_span(context).get_span_context()
+    known = ancestry.get(span.span_id) if span.is_valid else None
+    run = known or remote_parent(context)
+    if run is None:
+        return None
+    active = traceable_parent()
+    if active is not None and (active.id == run.id or nearest(run, active) is active):
+        return None  # LangSmith knows a nearer one
+    return run
+
+
+@contextlib.contextmanager
+def _below(run: RunContext) -> Iterator[None]:
+    headers: dict[str | bytes, str | bytes] = {"langsmith-trace": run.dotted_order}
+    if run.project:
+        headers["baggage"] = f"langsmith-project={quote(run.project)}"
+    now = get_tracing_context()
+    with tracing_context(
+        parent=RunTree.from_headers(headers, client=now["client"]),
+        metadata={**(now["metadata"] or {}), **run.thread},
+        **{name: now[name] for name in ("project_name", "address", "tags", "enabled", "client")},
+    ):
+        yield

@@ -1,0 +1,44 @@
+"""OpenTelemetry's runtime context for OTEL_PYTHON_CONTEXT=langsmith.
+
+It stands outside the package `otel_bridge`, which needs `opentelemetry.context`: OpenTelemetry
+loads it while that is being imported.
+"""
+
+from __future__ import annotations
+
+import sys
+from contextlib import AbstractContextManager
+from contextvars import Token
+from dataclasses import dataclass
+from typing import Any, cast
+
+from opentelemetry.context.context import Context
+from opentelemetry.context.contextvars_context import ContextVarsRuntimeContext
+
+
+@dataclass(frozen=True, slots=True)
+class _Attached:
+    token: Token[Context]
+    nested: AbstractContextManager[None]
+
+
+class LangSmithRuntimeContext(ContextVarsRuntimeContext):
+    """The usual context; a mirrored span that becomes current is LangSmith's parent, too.
+
+    So `@traceable` code under any tracer's span nests below it. Where the mirror is not loaded it
+    costs a look-up.
+    """
+
+    def attach(self, context: Context) -> Token[Context]:
+        token = super().attach(context)
+        nesting: Any = sys.modules.get("otel_bridge.langsmith.nesting")
+        enter = getattr(nesting, "enter", None)
+        nested = enter(context) if enter is not None else None
+        return token if nested is None else cast("Token[Context]", _Attached(token, nested))
+
+    def detach(self, token: Token[Context]) -> None:
+        attached: object = token
+        if isinstance(attached, _Attached):
+            attached.nested.__exit__(None, None, None)
+            token = attached.token
+        super().detach(token)
