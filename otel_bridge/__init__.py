@@ -17,6 +17,7 @@ from otel_bridge.errors import (
     RequestsError,
     SubmissionAmbiguousError,
 )
+from otel_bridge.instrumentation import instrument, uninstrument
 from otel_bridge.langsmith import LangSmithSpanExporter, LangSmithSpanProcessor
 from otel_bridge.pricing import Cost
 from otel_bridge.usage import TokenUsage
@@ -41,4 +42,6 @@ __all__ = [
     "SubmissionAmbiguousError",
     "TokenUsage",
     "__version__",
+    "instrument",
+    "uninstrument",
 ]

@@ -11,6 +11,7 @@ FLOORS = {
     "errors": 0,
     "semconv": 0,
     "version": 0,
+    "ours": 0,
     "owner": 0,
     "process": 0,
     "providers": 0,
@@ -22,8 +23,10 @@ FLOORS = {
     "journal": 3,
     "telemetry": 4,
     "langsmith": 4,
-    "batches": 5,
-    "cli": 6,
+    "carrier": 5,
+    "batches": 6,
+    "instrumentation": 6,
+    "cli": 7,
 }
 FREE = {"simulator"}
 
