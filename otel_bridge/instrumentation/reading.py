@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextvars
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +41,7 @@ class Reading(Guarded):
                 yield chunk
             whole = True
         finally:
+            _close(chunks)
             self.close(pieces.lines(b"\n") if whole else [], whole=whole)
 
     async def tee_async(self, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
@@ -65,6 +66,7 @@ class Reading(Guarded):
         finally:
             lines = waiting + (pieces.lines(b"\n") if whole else [])
             with anyio.CancelScope(shield=True):
+                await _close_async(chunks)
                 await to_thread.run_sync(partial(self.close, lines, whole=whole))
 
     def _begin(self) -> None:
@@ -104,6 +106,17 @@ class Reading(Guarded):
     def _close(self, lines: list[bytes], whole: bool) -> None:
         self._record(lines)
         self._watch.read(self._watched, self._duplicates, whole=whole)
+
+
+def _close(chunks: Iterator[bytes]) -> None:
+    # As it would be without a tee: a connection must not wait for telemetry.
+    if isinstance(chunks, Generator):
+        chunks.close()
+
+
+async def _close_async(chunks: AsyncIterator[bytes]) -> None:
+    if isinstance(chunks, AsyncGenerator):
+        await chunks.aclose()
 
 
 class _Pieces:
