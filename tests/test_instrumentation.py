@@ -527,6 +527,9 @@ def test_uninstrumenting_gives_the_sdk_back(service: Any, instrument: Instrument
             assert inspect.iscoroutinefunction(patched) == ("Async" in resource.__name__)
             assert "self" in inspect.signature(patched).parameters
     otel_bridge.uninstrument()
+    otel_bridge.instrument()
+    instrument()
+    otel_bridge.uninstrument()
     after = [vars(resource)[method] for resource in resources for method in methods]
     assert after == before
     batch_id = service.api.add_batch([], seconds=0)
@@ -538,7 +541,6 @@ def test_a_disabled_sdk_leaves_everything_alone(service: Any, instrument: Instru
     before = vars(batches.Batches)["create"]
     instrument(sdk_disabled=True)
     assert vars(batches.Batches)["create"] is before
-    assert service.client.messages.batches.create
 
 
 def test_without_langsmith_nothing_goes_there(

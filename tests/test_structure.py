@@ -1,6 +1,8 @@
 """The house: who may import whom, and what is public."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import otel_bridge
@@ -82,3 +84,12 @@ def test_the_public_names_are_these() -> None:
     public = {name for name in vars(otel_bridge) if not name.startswith("_")}
     modules = {path.name.removesuffix(".py") for path in PACKAGE.iterdir()}
     assert public - modules <= set(otel_bridge.__all__)
+
+
+def test_a_process_without_the_anthropic_sdk_pays_for_no_sdk() -> None:
+    code = (
+        "from otel_bridge.instrumentation import AnthropicBatchesInstrumentor as Watching;"
+        "Watching().instrument(); import sys; print(*sys.modules)"
+    )
+    loaded = subprocess.check_output([sys.executable, "-c", code], text=True).split()
+    assert {"anthropic", "langsmith", "genai_prices", "opentelemetry.sdk"}.isdisjoint(loaded)

@@ -43,6 +43,7 @@ class AnthropicBatchesInstrumentor(BaseInstrumentor):  # type: ignore[misc]
     _meter_provider: MeterProvider | None
     _watch: Watch | None = None
     _active = False
+    _patched: set[str]
     _lock = threading.Lock()
 
     def instrumentation_dependencies(self) -> Collection[str]:
@@ -53,6 +54,7 @@ class AnthropicBatchesInstrumentor(BaseInstrumentor):  # type: ignore[misc]
         self._settings = kwargs.get("settings") or Settings.from_env()
         self._tracer_provider = kwargs.get("tracer_provider")
         self._meter_provider = kwargs.get("meter_provider")
+        self._patched = set()
         if self._settings.sdk_disabled:
             return
         self._active = True
@@ -70,21 +72,24 @@ class AnthropicBatchesInstrumentor(BaseInstrumentor):  # type: ignore[misc]
     def _uninstrument(self, **_: Any) -> None:
         self._active = False
         self._watch = None
-        for name in _MODULES:
+        for name in self._patched:
             for resource in ("Batches", "AsyncBatches"):
                 for method in _METHODS:
                     unwrap(f"{name}.{resource}", method)
+        self._patched = set()
 
     def _patch(self, module: ModuleType) -> None:
-        if not self._active:
+        if not self._active or module.__name__ in self._patched:
             return
+        self._patched.add(module.__name__)
         for resource, calls in (
             (module.Batches, sync_calls(self._find)),
             (module.AsyncBatches, async_calls(self._find)),
         ):
             for method, wrapper in calls.items():
-                if not isinstance(getattr(resource, method), wrapt.ObjectProxy):
-                    wrapt.wrap_function_wrapper(resource, method, wrapper)
+                wrapt.wrap_function_wrapper(resource, method, wrapper)
+        # While the SDK is imported rather than in its first call, which may be on an event loop.
+        self._find()
 
     def _provider(self) -> TracerProvider | None:
         provider = self._tracer_provider or trace.get_tracer_provider()
