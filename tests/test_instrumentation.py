@@ -7,6 +7,8 @@ import inspect
 import itertools
 import json
 import logging
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -17,12 +19,20 @@ import anthropic
 import pytest
 from anthropic.resources.beta.messages import batches as beta_batches
 from anthropic.resources.messages import batches
+from langsmith.run_helpers import tracing_context
 from opentelemetry.sdk.trace import SpanProcessor
 
 import otel_bridge
 from otel_bridge import identity, semconv
 from otel_bridge.instrumentation import AnthropicBatchesInstrumentor
-from otel_bridge.simulator import CapturedSpan, LangSmithCapture, OtlpCapture
+from otel_bridge.simulator import (
+    CapturedSpan,
+    LangSmithCapture,
+    LoopbackServer,
+    OtlpCapture,
+    Request,
+    Response,
+)
 
 Make = Callable[[int], list[dict[str, Any]]]
 Instrument = Callable[..., None]
@@ -80,9 +90,12 @@ def runs_of(service: Any) -> dict[str, Any]:
 def agrees_with_truth(service: Any, batch_id: str) -> None:
     """Spans, metrics and runs have the API's sums, once."""
     runs_of(service)
+    assert service.langsmith.conflicts == []
     truth = service.api.truth(batch_id)
     read, written = truth["cache_read_input_tokens"], truth["cache_creation_input_tokens"]
     inputs = truth["input_tokens"] + read + written
+    (batch,) = [s for s in the_batch(service) if s.attributes[semconv.BATCH_ID] == batch_id]
+    assert "anthropic.message.batch.duplicate_count" not in batch.attributes
     mine = [s for s in service.otlp.spans if s.attributes.get(semconv.BATCH_ID) == batch_id]
     ours = [span for span in mine if span.scope == semconv.SCOPE]
     assert len({span.span_id for span in ours}) == len(ours)
@@ -383,7 +396,17 @@ def test_the_last_result_ends_the_batch_even_if_nobody_asks_for_more(
     assert len(the_batch(service)) == 1
 
 
-def test_results_read_again_are_not_counted_again(
+def test_results_read_again_are_not_told_again_even_without_a_journal(
+    service: Any, make_requests: Make, instrument: Instrument
+) -> None:
+    instrument()
+    batch_id = service.api.add_batch(make_requests(10), seconds=0)
+    for _ in range(3):
+        assert len(list(service.client.messages.batches.results(batch_id))) == 10
+    agrees_with_truth(service, batch_id)
+
+
+def test_results_read_again_by_another_process_are_not_counted_again(
     service: Any, make_requests: Make, instrument: Instrument, tmp_path: Path
 ) -> None:
     batch_id = service.api.add_batch(make_requests(10), seconds=0)
@@ -403,8 +426,42 @@ def test_two_readers_at_once_count_once(
     one, two = (service.client.messages.batches.results(batch_id) for _ in range(2))
     assert len(list(itertools.chain(*zip(one, two, strict=True)))) == 40
     agrees_with_truth(service, batch_id)
+
+
+def test_a_partly_read_batch_is_completed_by_another_process(
+    service: Any, make_requests: Make, instrument: Instrument, tmp_path: Path
+) -> None:
+    batch_id = service.api.add_batch(make_requests(10), seconds=0)
+    instrument(state_dir=tmp_path)
+    results = service.client.messages.batches.results(batch_id)
+    part = list(itertools.islice(results, 3))
+    del results
+    service.flush()
+    (pending,) = [run for run in service.langsmith.runs.values() if "end_time" not in run]
+    instrument(state_dir=tmp_path)
+    assert len(list(service.client.messages.batches.results(batch_id))) == 10
+    assert len(part) == 3
+    assert len(the_batch(service)) == 1
+    ours = [span for span in service.otlp.spans if span.scope == semconv.SCOPE]
+    assert len({span.span_id for span in ours}) == 11
+    assert len(ours) == 14  # three requests were told again, with the same ids
+    assert "end_time" in runs_of(service)[pending["id"]]
+    assert len(service.langsmith.runs) == 11
+
+
+def test_a_repeated_result_counts_once_and_is_said(
+    service: Any, make_requests: Make, instrument: Instrument
+) -> None:
+    instrument()
+    batch_id = service.api.add_batch(make_requests(4), seconds=0)
+    lines = service.api.results(batch_id)
+    service.api.replace_results(batch_id, [*lines[:3], lines[0]])
+    for _ in range(3):
+        assert len(list(service.client.messages.batches.results(batch_id))) == 4
     (span,) = the_batch(service)
-    assert "anthropic.message.batch.duplicate_count" not in span.attributes
+    assert span.attributes["anthropic.message.batch.duplicate_count"] == 1
+    assert span.attributes[semconv.BATCH_MISSING_COUNT] == 1
+    assert len([s for s in service.otlp.spans if s.scope == semconv.SCOPE]) == 4
 
 
 def test_results_cut_in_a_line_raise_as_ever_and_are_completed_later(
@@ -440,9 +497,12 @@ def test_the_executors_own_calls_are_not_told_twice(
     service: Any, make_requests: Make, instrument: Instrument
 ) -> None:
     instrument()
-    results = service.executor().run(make_requests(10))
-    (batch_id,) = results.batch_ids
-    agrees_with_truth(service, batch_id)
+    executor = service.executor()
+    (handle,) = executor.submit(make_requests(10))
+    service.flush()
+    assert service.otlp.metric_sum(semconv.METRIC_BATCH_ACTIVE) == 1
+    list(executor.collect(handle))
+    agrees_with_truth(service, handle.id)
     assert len(the_batch(service)) == 1
 
 
@@ -487,6 +547,42 @@ def test_a_batch_of_an_unknown_submitter_is_the_same_whoever_reads_it(
     assert one.trace_id == f"{identity.batch_trace_id(batch_id):032x}"
     assert one.parent_span_id == ""
     runs_of(service)
+
+
+def test_what_is_read_in_a_deep_run_stays_below_its_batch(
+    service: Any, make_requests: Make, instrument: Instrument
+) -> None:
+    instrument(max_request_spans=0)
+    batch = service.client.messages.batches.create(requests=make_requests(6))
+    wait(service.client, batch.id)
+    deep = None
+    for span_id in range(1, 5):
+        deep = identity.dotted_order(identity.run_id(span_id, 1), 1, deep)
+    with tracing_context(parent={"langsmith-trace": deep}):
+        list(service.client.messages.batches.results(batch.id))
+    agrees_with_truth(service, batch.id)
+    assert len({run["trace_id"] for run in runs_of(service).values()}) == 1
+
+
+class Odd(LoopbackServer):
+    """An API, or a proxy before it, that answers with something else."""
+
+    def answer(self, request: Request) -> Response:
+        assert request.path.startswith("/v1/messages/batches")
+        return Response(200, b"hello", {"content-type": "text/plain"})
+
+
+def test_an_answer_that_is_no_batch_reaches_the_caller(
+    make_requests: Make, instrument: Instrument, caplog: pytest.LogCaptureFixture
+) -> None:
+    instrument()
+    with Odd() as odd, anthropic.Anthropic(base_url=odd.url, api_key="test") as client:
+        calls: Any = client.messages.batches
+        assert calls.create(requests=make_requests(1)) == "hello"
+        assert calls.with_raw_response.retrieve("msgbatch_1").parse() == "hello"
+        with calls.with_streaming_response.cancel("msgbatch_1") as streamed:
+            assert streamed.parse() == "hello"
+    assert caplog.text.count("A batch is not recorded: ") == 3
 
 
 def test_a_fault_of_telemetry_reaches_no_call(
@@ -537,7 +633,7 @@ def test_uninstrumenting_gives_the_sdk_back(service: Any, instrument: Instrument
     assert the_batch(service) == []
 
 
-def test_a_disabled_sdk_leaves_everything_alone(service: Any, instrument: Instrument) -> None:
+def test_a_disabled_sdk_leaves_everything_alone(instrument: Instrument) -> None:
     before = vars(batches.Batches)["create"]
     instrument(sdk_disabled=True)
     assert vars(batches.Batches)["create"] is before
@@ -564,6 +660,32 @@ def test_instrumenting_twice_is_once_and_says_nothing(
     batch_id = service.api.add_batch(make_requests(3), seconds=0)
     list(service.client.messages.batches.results(batch_id))
     agrees_with_truth(service, batch_id)
+
+
+MIRRORED = """
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+import otel_bridge
+
+trace.set_tracer_provider(TracerProvider())
+otel_bridge.instrument()
+with trace.get_tracer("test").start_as_current_span("x", attributes={"gen_ai.system": "other"}):
+    pass
+trace.get_tracer_provider().shutdown()
+"""
+
+
+def test_instrumenting_from_code_mirrors_any_genai_span(
+    langsmith: LangSmithCapture, tmp_path: Path
+) -> None:
+    environment = {
+        "LANGSMITH_TRACING": "true",
+        "LANGSMITH_ENDPOINT": langsmith.url,
+        "LANGSMITH_API_KEY": "test",
+        "OTEL_BRIDGE_STATE_DIR": str(tmp_path),
+    }
+    subprocess.run([sys.executable, "-c", MIRRORED], env=environment, check=True, timeout=60)
+    assert [run["name"] for run in langsmith.runs.values()] == ["x"]
 
 
 def test_the_instrumentor_names_what_it_instruments() -> None:

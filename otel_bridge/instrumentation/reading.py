@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextvars
-from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -41,7 +41,6 @@ class Reading(Guarded):
                 yield chunk
             whole = True
         finally:
-            _close(chunks)
             self.close(pieces.lines(b"\n") if whole else [], whole=whole)
 
     async def tee_async(self, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
@@ -108,13 +107,8 @@ class Reading(Guarded):
         self._watch.read(self._watched, self._duplicates, whole=whole)
 
 
-def _close(chunks: Iterator[bytes]) -> None:
-    # As it would be without a tee: a connection must not wait for telemetry.
-    if isinstance(chunks, Generator):
-        chunks.close()
-
-
 async def _close_async(chunks: AsyncIterator[bytes]) -> None:
+    # As it would be without a tee: a connection must not wait for telemetry.
     if isinstance(chunks, AsyncGenerator):
         await chunks.aclose()
 

@@ -18,7 +18,6 @@ from otel_bridge.instrumentation.sent import Params, Sent
 from otel_bridge.journal import Part
 from otel_bridge.process import renew_after_fork
 from otel_bridge.telemetry import DUPLICATE, MISSING, BatchFacts, BatchRecorder, Tally
-from otel_bridge.telemetry.guard import Guarded, guarded
 
 if TYPE_CHECKING:
     from otel_bridge.langsmith import LangSmithSpanProcessor
@@ -46,7 +45,7 @@ class Watched:
     """Held while results are recorded, which may wait for a backend: never waited for by calls."""
 
 
-class Watch(Guarded):
+class Watch:
     """Feeds the recorder with what calls of the anthropic SDK tell of batches."""
 
     def __init__(self, recorder: BatchRecorder, mirror: LangSmithSpanProcessor | None) -> None:
@@ -69,7 +68,6 @@ class Watch(Guarded):
         mirrored = settings.langsmith_tracing and settings.langsmith_content
         return Sent(whole=settings.span_content or mirrored)
 
-    @guarded
     def created(self, batch: Any, sent: Sent) -> None:
         """A batch was created in the current context."""
         facts = BatchFacts.from_api(batch)
@@ -86,7 +84,6 @@ class Watch(Guarded):
             self._begin(watched, facts, None, sent.models)
             self._forget_oldest()
 
-    @guarded
     def described(self, batch: Any) -> None:
         """The API described a batch that is waited for, whoever created it."""
         facts = BatchFacts.from_api(batch)
