@@ -207,12 +207,13 @@ def test_a_workflow_is_one_tree_of_single_calls_and_a_batch(world: World) -> Non
     world.agrees_with_truth()
     runs = world.langsmith.runs
     assert len({run["trace_id"] for run in runs.values()}) == 1
-    parents = {
-        (runs[run["parent_run_id"]]["name"], run["run_type"])
+    classified = {run["id"] for run in runs.values() if run["name"] == "classify"}
+    single = [
+        run
         for run in runs.values()
-        if run.get("parent_run_id")
-    }
-    assert ("classify", "llm") in parents
+        if run["run_type"] == "llm" and any(each in run["dotted_order"] for each in classified)
+    ]
+    assert len(single) == len(classified) == 6
     (batch,) = [run for run in runs.values() if run["name"].startswith("batch ")]
     assert runs[batch["parent_run_id"]]["name"] == "score"
     assert len([run for run in runs.values() if run.get("parent_run_id") == batch["id"]]) == 24

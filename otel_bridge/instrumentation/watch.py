@@ -66,7 +66,7 @@ class Watch:
         """A note of requests that are about to be sent."""
         settings = self._recorder.settings
         mirrored = settings.langsmith_tracing and settings.langsmith_content
-        return Sent(whole=settings.span_content or mirrored)
+        return Sent(whole=bool(settings.span_content or mirrored))
 
     def created(self, batch: Any, sent: Sent) -> None:
         """A batch was created in the current context."""
@@ -172,7 +172,7 @@ class Watch:
             watched.recording = watched.tally = None
             self._let_go(watched)
         self._recorder.journal.received(watched.facts.id)
-        if self._mirror is not None and self._mirror.delivery.flush(patient=False):
+        if self._mirror is not None and self._mirror.force_flush():
             self._recorder.journal.tell(watched.facts.id, "runs")
 
     def _forget_oldest(self) -> None:
