@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -189,6 +190,12 @@ def test_a_script_that_knows_nothing_is_told_whole(world: World) -> None:
     assert len(world.run(ZERO_CODE + SCRIPT).splitlines()) == 40
     world.agrees_with_truth()
     assert len([span for span in world.ours() if semconv.BATCH_CUSTOM_ID in span.attributes]) == 40
+    # No poll is a run, though the anthropic SDK has a span of each.
+    assert Counter(run["name"] for run in world.langsmith.runs.values()) == {
+        "ChatAnthropic": 40,
+        "batch claude-sonnet-4-5": 1,
+        "anthropic.messages.batches.create": 1,
+    }
 
 
 def test_a_service_keeps_the_batch_below_the_request_that_submitted_it(world: World) -> None:

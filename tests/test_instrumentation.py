@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import inspect
 import itertools
@@ -381,6 +382,32 @@ async def test_a_partly_read_async_stream_is_no_end(
         assert the_batch(service) == []
         async for _ in await client.messages.batches.results(batch_id):
             pass
+    agrees_with_truth(service, batch_id)
+
+
+async def test_a_reader_that_is_canceled_leaves_the_batch_open(
+    service: Any, make_requests: Make, instrument: Instrument
+) -> None:
+    instrument()
+    batch_id = service.api.add_batch(make_requests(200), seconds=0)
+    async with anthropic.AsyncAnthropic(base_url=service.api.url, api_key="test") as client:
+        reading = asyncio.Event()
+
+        async def read() -> None:
+            count = 0
+            async for _ in await client.messages.batches.results(batch_id):
+                count += 1
+                if count == 150:
+                    reading.set()
+                    await asyncio.sleep(60)
+
+        task = asyncio.create_task(read())
+        await reading.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert the_batch(service) == []
+        assert len([each async for each in await client.messages.batches.results(batch_id)]) == 200
     agrees_with_truth(service, batch_id)
 
 

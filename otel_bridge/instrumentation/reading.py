@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from functools import partial
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from otel_bridge.instrumentation.watch import Watch, Watched
 
 _LINES_PER_HOP = 64
+_BYTES_PER_HOP = 1_000_000
 
 
 class Reading(Guarded):
@@ -55,17 +57,18 @@ class Reading(Guarded):
             async for chunk in chunks:
                 if b"\n" in chunk:
                     waiting += pieces.lines(chunk)
+                    if len(waiting) >= _LINES_PER_HOP or sum(map(len, waiting)) > _BYTES_PER_HOP:
+                        lines, waiting = waiting, []
+                        await to_thread.run_sync(self.take, lines)
                 else:
                     pieces.append(chunk)
-                if len(waiting) >= _LINES_PER_HOP:
-                    lines, waiting = waiting, []
-                    await to_thread.run_sync(self.take, lines)
                 yield chunk
             whole = True
         finally:
             lines = waiting + (pieces.lines(b"\n") if whole else [])
             with anyio.CancelScope(shield=True):
-                await _close_async(chunks)
+                with contextlib.suppress(Exception):
+                    await _close_async(chunks)
                 await to_thread.run_sync(partial(self.close, lines, whole=whole))
 
     def _begin(self) -> None:

@@ -93,11 +93,12 @@ class Watch:
             if watched.recording is None and not watched.ended and facts.status != "ended":
                 self._begin_elsewhere(watched, facts)
             self._forget_oldest()
-        if watched.recording is not None and watched.lock.acquire(blocking=False):
+            recording = watched.recording
+        if recording is not None and watched.lock.acquire(blocking=False):
             try:
-                watched.recording.update(facts)
+                recording.update(facts)
                 if facts.status == "ended" and not watched.reads:
-                    watched.recording.abandon()  # it is not waited for any more
+                    recording.abandon()  # it is not waited for any more
             finally:
                 watched.lock.release()
 
