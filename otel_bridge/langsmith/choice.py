@@ -49,7 +49,9 @@ class Choice:
             attributes = span._attributes._dict  # type: ignore[union-attr]  # noqa: SLF001
         except AttributeError:
             attributes = span.attributes or {}
-        return not self._all_plain(attributes) and self._look(attributes)
+        if self._all_plain(attributes) or not self._look(attributes):
+            return False
+        return _LOOKS.fullmatch(span.name) is None
 
     def samples(self, span: ReadableSpan) -> bool:
         """Whether the span's trace is sampled, here and by LANGSMITH_TRACING_SAMPLING_RATE."""
@@ -75,8 +77,6 @@ class Choice:
     def _look(self, attributes: Mapping[str, Any]) -> bool:
         if attributes.get("logfire.span_type") == "pending_span":
             return False  # a copy of a span that is still open
-        if _LOOKS.fullmatch(span.name):
-            return False
         if dialects.is_genai(attributes):
             return True
         if len(self._plain) < _NAMES:
