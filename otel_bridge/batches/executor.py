@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 import anthropic
-from opentelemetry import propagate
 
+from otel_bridge import carrier as carriers
 from otel_bridge.batches import flows
 from otel_bridge.batches.api import AsyncApi, SyncApi
 from otel_bridge.batches.collecting import (
@@ -26,28 +25,16 @@ from otel_bridge.batches.results import BatchResult, BatchResults
 from otel_bridge.batches.submitting import submit
 from otel_bridge.config import Settings
 from otel_bridge.errors import BatchError, ConfigurationError, PartialSubmissionError
-from otel_bridge.langsmith import LangSmithPropagator, mirror
+from otel_bridge.langsmith import mirror
 from otel_bridge.telemetry import BatchFacts, BatchRecorder
 
 if TYPE_CHECKING:
     from anthropic.types.messages import MessageBatch
-    from opentelemetry.context import Context
     from opentelemetry.metrics import MeterProvider
     from opentelemetry.trace import TracerProvider
 
 ApiT = TypeVar("ApiT", SyncApi, AsyncApi)
 Progress = Callable[[BatchFacts], None]
-
-_propagator = LangSmithPropagator()
-
-
-@contextlib.contextmanager
-def _never_in_the_way() -> Iterator[None]:
-    """A propagator's or a progress display's fault must not lose a batch that is paid for."""
-    try:
-        yield
-    except Exception as error:  # noqa: BLE001 - whatever it is
-        logger.warning("Going on without it: %s: %s", type(error).__name__, error)
 
 
 class _Executor(Generic[ApiT]):
@@ -75,10 +62,7 @@ class _Executor(Generic[ApiT]):
         parts = split_requests(requests)
         handles: list[BatchHandle] = []
         with self._recorder.together(len(requests), len(parts)):
-            carrier: dict[str, str] = {}
-            with _never_in_the_way():
-                propagate.inject(carrier)
-                _propagator.inject(carrier)
+            carrier = carriers.current()
 
             def created(batch: MessageBatch, part: Sequence[Request]) -> None:
                 handles.append(self._created(BatchFacts.from_api(batch), part, carrier))
@@ -114,7 +98,7 @@ class _Executor(Generic[ApiT]):
         parent = None
         if known is not None and known.carrier != carrier:  # another process began it
             handle.carrier = dict(known.carrier)
-            parent = self._context(handle)
+            parent = carriers.context_of(handle.carrier)
         handle.recording = self._recorder.start(facts, parent, models)
         self._submitted[facts.id] = handle
         self._progress(facts)
@@ -134,22 +118,17 @@ class _Executor(Generic[ApiT]):
     def _seen(self, handle: BatchHandle) -> Progress:
         def seen(facts: BatchFacts) -> None:
             if handle.recording is None:
-                handle.recording = self._recorder.start(facts, self._context(handle), handle.models)
+                parent = carriers.context_of(handle.carrier)
+                handle.recording = self._recorder.start(facts, parent, handle.models)
             else:
                 handle.recording.update(facts)
             self._progress(facts)
 
         return seen
 
-    def _context(self, handle: BatchHandle) -> Context | None:
-        if handle.carrier:
-            with _never_in_the_way():
-                return _propagator.extract(handle.carrier, propagate.extract(handle.carrier))
-        return None
-
     def _progress(self, facts: BatchFacts) -> None:
         if self._on_progress is not None:
-            with _never_in_the_way():
+            with carriers.never_in_the_way():
                 self._on_progress(facts)
 
     def _collector(self, handle: BatchHandle, facts: BatchFacts) -> Collector:
