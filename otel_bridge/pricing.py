@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, time
 from decimal import Decimal
 from functools import lru_cache
@@ -146,6 +146,41 @@ def price(
         usage.thinking_tokens * rates.output,
         usage.web_search_requests * rates.web_search,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Alternatives:
+    """What a request would have cost otherwise, in USD."""
+
+    at_list_price: float = 0.0
+    without_cache: float = 0.0
+
+    def __add__(self, other: Alternatives) -> Alternatives:
+        return Alternatives(
+            self.at_list_price + other.at_list_price, self.without_cache + other.without_cache
+        )
+
+
+def alternatives(
+    usage: TokenUsage, model: str, *, tier: str = "batch", at: datetime | None = None
+) -> Alternatives | None:
+    """What one request would have cost at list price, and had it used no cache; None as `price`.
+
+    Without a cache all input tokens are plain ones. Where no cache was used, that is its cost.
+    """
+    listed = price(usage, model, tier="standard", at=at)
+    plain = replace(
+        usage,
+        input_tokens=usage.total_input_tokens,
+        cache_read_input_tokens=0,
+        cache_creation_input_tokens=0,
+        ephemeral_5m_input_tokens=0,
+        ephemeral_1h_input_tokens=0,
+    )
+    uncached = price(plain, model, tier=tier, at=at)
+    if listed is None or uncached is None:
+        return None
+    return Alternatives(listed.total_cost, uncached.total_cost)
 
 
 @lru_cache(maxsize=1024)

@@ -13,6 +13,7 @@ from otel_bridge.config import Settings
 from otel_bridge.langsmith import runs
 from otel_bridge.langsmith.context import RunContext, ancestry, remote_parent, traceable_parent
 from otel_bridge.langsmith.delivery import Delivery
+from otel_bridge.langsmith.metrics import observe
 from otel_bridge.langsmith.multipart import Operation
 from otel_bridge.providers import span_processors
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from opentelemetry.context import Context
+    from opentelemetry.metrics import MeterProvider
 
 logger = logging.getLogger(__name__)
 
@@ -30,9 +32,15 @@ RUNS_PER_TRACE = 20_000
 class LangSmithSpanProcessor(SpanProcessor):
     """Mirrors each span once: ancestry and pending runs on start, completed runs on end."""
 
-    def __init__(self, delivery: Delivery | None = None, settings: Settings | None = None) -> None:
+    def __init__(
+        self,
+        delivery: Delivery | None = None,
+        settings: Settings | None = None,
+        meter_provider: MeterProvider | None = None,
+    ) -> None:
         self.settings = settings or Settings.from_env()
         self.delivery = delivery or Delivery(state_dir=self.settings.state_dir)
+        observe(self.delivery, meter_provider)
         self._all = self.settings.langsmith_spans == "all"
         self._project = self.settings.langsmith_project
         self._posted: set[str] = set()
@@ -192,11 +200,15 @@ class LangSmithSpanProcessor(SpanProcessor):
 _mirroring = threading.Lock()
 
 
-def mirror(provider: Any, settings: Settings | None = None) -> LangSmithSpanProcessor | None:
+def mirror(
+    provider: Any,
+    settings: Settings | None = None,
+    meter_provider: MeterProvider | None = None,
+) -> LangSmithSpanProcessor | None:
     """Add the mirror to an SDK tracer provider, once however often it is asked for.
 
-    Returns the provider's mirror, None where LANGSMITH_TRACING is off or the provider takes no
-    processors.
+    Its metrics go to `meter_provider`, the global one by default. Returns the provider's mirror,
+    None where LANGSMITH_TRACING is off or the provider takes no processors.
     """
     settings = settings or Settings.from_env()
     if not settings.langsmith_tracing or not hasattr(provider, "add_span_processor"):
@@ -212,7 +224,7 @@ def mirror(provider: Any, settings: Settings | None = None) -> LangSmithSpanProc
         )
         if known is None:
             try:
-                known = LangSmithSpanProcessor(settings=settings)
+                known = LangSmithSpanProcessor(None, settings, meter_provider)
             except Exception as error:  # noqa: BLE001 - the caller's batch goes on without it
                 logger.warning("Nothing is mirrored to LangSmith: %s", error)
                 return None

@@ -10,9 +10,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from otel_bridge import semconv
+from otel_bridge.pricing import Alternatives
 from otel_bridge.providers import has_metric_readers
 from otel_bridge.telemetry.batch import SUCCEEDED, BatchFacts
 from otel_bridge.telemetry.losses import losses
+from otel_bridge.telemetry.observed import waiting_batches
 from otel_bridge.usage import TokenUsage
 
 if TYPE_CHECKING:
@@ -29,6 +31,8 @@ DURATION_BUCKETS = [1, 10, 30, 60, 300, 600, 1800, 3600, 7200, 14400, 28800, 432
 
 Attributes = dict[str, str]
 
+_PROVIDER: Attributes = {semconv.GEN_AI_PROVIDER_NAME: "anthropic"}
+
 
 @dataclass(slots=True)
 class Measured:
@@ -42,14 +46,17 @@ class Measured:
     inputs: array[int] = field(default_factory=lambda: array("q"))
     outputs: array[int] = field(default_factory=lambda: array("q"))
     costs: array[float] = field(default_factory=lambda: array("d"))
+    alternatives: Alternatives = field(default_factory=Alternatives)
 
-    def add(self, usage: TokenUsage, cost: Cost | None) -> None:
-        """Take one answer in; one without a known price has no cost."""
+    def add(self, usage: TokenUsage, cost: Cost | None, other: Alternatives | None) -> None:
+        """Take one answer in; one without a known price has no cost, and no `other` either."""
         self.usage += usage
         self.inputs.append(usage.total_input_tokens)
         self.outputs.append(usage.output_tokens)
         if cost is not None:
             self.costs.append(cost.total_cost)
+        if other is not None:
+            self.alternatives += other
 
 
 class BatchMetrics:
@@ -106,6 +113,17 @@ class BatchMetrics:
         self._active = meter.create_up_down_counter(
             semconv.METRIC_BATCH_ACTIVE, "{batch}", "Batches that this process waits for"
         )
+        self._submitted = meter.create_counter(
+            semconv.METRIC_BATCH_SUBMITTED, "{batch}", "Batches that this process created"
+        )
+        self._alternatives = {
+            name: meter.create_counter(name, "USD", description)
+            for name, description in (
+                (semconv.METRIC_COST_AT_LIST, "What the requests would have cost at list price"),
+                (semconv.METRIC_COST_UNCACHED, "What they would have cost without a cache"),
+            )
+        }
+        self._waiting = waiting_batches(meter)
 
     @property
     def read(self) -> bool:
@@ -130,9 +148,19 @@ class BatchMetrics:
         self._unproven = [each for each in self._unproven if each not in unproven]
         return unproven
 
-    def active(self, change: int) -> None:
-        """A batch is being waited for (+1), or no longer (-1)."""
-        self._active.add(change, {semconv.GEN_AI_PROVIDER_NAME: "anthropic"})
+    def submitted(self) -> None:
+        """A batch was created."""
+        self._submitted.add(1, _PROVIDER)
+
+    def wait(self, batch: BatchFacts) -> None:
+        """A batch is being waited for."""
+        self._waiting[batch.id] = batch
+        self._active.add(1, _PROVIDER)
+
+    def stop_waiting(self, batch_id: str) -> None:
+        """A batch is no longer waited for."""
+        self._waiting.pop(batch_id, None)
+        self._active.add(-1, _PROVIDER)
 
     def ended(
         self,
@@ -161,11 +189,7 @@ class BatchMetrics:
             if kind != SUCCEEDED and error_type:
                 labels[semconv.ERROR_TYPE] = error_type
             self._requests.add(count, labels, context)
-        self._duration.record(
-            (batch.end_ns - batch.start_ns) / 1e9,
-            {semconv.GEN_AI_PROVIDER_NAME: "anthropic"},
-            context,
-        )
+        self._duration.record((batch.end_ns - batch.start_ns) / 1e9, _PROVIDER, context)
 
     def _distribute(self, model: str, measured: Measured, context: Context) -> None:
         attributes = _attributes(model)
@@ -181,6 +205,11 @@ class BatchMetrics:
                     self._token_usage.record(tokens, former, context)
         for cost in measured.costs:
             self._cost.record(cost, attributes, context)
+        for name, cost in (
+            (semconv.METRIC_COST_AT_LIST, measured.alternatives.at_list_price),
+            (semconv.METRIC_COST_UNCACHED, measured.alternatives.without_cache),
+        ):
+            self._alternatives[name].add(cost, attributes, context)
 
 
 def _attributes(model: str) -> Attributes:
