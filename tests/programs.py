@@ -1,0 +1,162 @@
+"""Real programs on loopback for tests: collectors, Prometheus and a Kafka broker."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Self
+
+import httpx2
+import pytest
+
+CONFIGS = Path(__file__).parent.parent / "collector_config"
+OTELCOL = shutil.which("otelcol") or shutil.which("otelcol-contrib")
+PROMETHEUS, PROMTOOL = shutil.which("prometheus"), shutil.which("promtool")
+
+needs_otelcol = pytest.mark.skipif(
+    OTELCOL is None,
+    reason="otelcol is not on PATH; build it with `go run go.opentelemetry.io/collector/cmd/"
+    "builder@v0.149.0 --config=collector_config/builder.yaml`",
+)
+needs_prometheus = pytest.mark.skipif(
+    PROMETHEUS is None or PROMTOOL is None,
+    reason="prometheus and promtool are not on PATH; `apt-get install prometheus`",
+)
+
+
+def eventually(happened: Callable[[], object], what: str, seconds: float = 60) -> None:
+    """Wait until it happened; fail when it does not in time."""
+    deadline = time.monotonic() + seconds
+    while not happened():
+        assert time.monotonic() < deadline, f"{what}: not in {seconds} s"
+        time.sleep(0.05)
+
+
+def free_port() -> int:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return int(taken.getsockname()[1])
+
+
+class Program:
+    """A process with a folder and an environment of its own; it can be killed and started anew."""
+
+    def __init__(self, folder: Path, command: list[str], ready: str, **environment: str) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
+        self.log = folder / "log"
+        self._command = command
+        self._ready = ready
+        self._environment = {"PATH": os.environ["PATH"], "HOME": str(folder), **environment}
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                self._command, cwd=self.folder, env=self._environment, stdout=log, stderr=log
+            )
+        eventually(self._answers, f"{self._command[0]} answers, see {self.log}")
+
+    def kill(self) -> None:
+        """End it as a crash does."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+    def stop(self) -> None:
+        """End it as an orchestrator does."""
+        if self._process is not None:
+            self._process.terminate()
+            try:
+                self._process.wait(20)
+            except subprocess.TimeoutExpired:
+                self.kill()
+
+    def _answers(self) -> bool:
+        assert self._process is not None
+        assert self._process.poll() is None, self.log.read_text()[-3000:]
+        try:
+            return httpx2.get(self._ready).status_code == 200
+        except httpx2.TransportError:
+            return False
+
+
+class Collector(Program):
+    """A collector that runs configurations of this repository on ports of its own."""
+
+    def __init__(self, folder: Path, *configs: str, **environment: str) -> None:
+        names = ("OTLP_GRPC", "OTLP_HTTP", "HEALTH", "PROMETHEUS")
+        listen = {f"{name}_LISTEN": f"127.0.0.1:{free_port()}" for name in names}
+        internal = free_port()
+        self.url = f"http://{listen['OTLP_HTTP_LISTEN']}"
+        self.metrics = listen["PROMETHEUS_LISTEN"]
+        """Where Prometheus finds the services' metrics."""
+        self.internal_metrics = f"127.0.0.1:{internal}"
+        super().__init__(
+            folder,
+            [OTELCOL or "otelcol", *(f"--config={CONFIGS / name}" for name in configs)],
+            f"http://{listen['HEALTH_LISTEN']}",
+            **listen,
+            INTERNAL_METRICS_HOST="127.0.0.1",
+            INTERNAL_METRICS_PORT=str(internal),
+            QUEUE_DIR=str(folder / "queue"),
+            **environment,
+        )
+
+
+def ask_otelcol(
+    *configs: str, command: str = "validate", **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """What the collector says of configurations, by default without running them."""
+    return subprocess.run(
+        [
+            OTELCOL or "otelcol",
+            *command.split(),
+            *(f"--config={CONFIGS / name}" for name in configs),
+        ],
+        env={"PATH": os.environ["PATH"], **environment},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+class Prometheus(Program):
+    """A Prometheus that scrapes targets every second, by job."""
+
+    def __init__(self, folder: Path, targets: Mapping[str, str]) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        jobs = "".join(
+            f"- job_name: {job}\n  honor_labels: true\n"
+            f"  static_configs: [{{targets: ['{target}']}}]\n"
+            for job, target in targets.items()
+        )
+        (folder / "prometheus.yaml").write_text(
+            f"global: {{scrape_interval: 1s}}\nscrape_configs:\n{jobs}"
+        )
+        port = free_port()
+        self.url = f"http://127.0.0.1:{port}"
+        super().__init__(
+            folder,
+            [
+                PROMETHEUS or "prometheus",
+                "--config.file=prometheus.yaml",
+                "--storage.tsdb.path=data",
+                f"--web.listen-address=127.0.0.1:{port}",
+                "--enable-feature=exemplar-storage",
+            ],
+            f"{self.url}/-/ready",
+        )
