@@ -406,7 +406,7 @@ def cost() -> Json:
         ),
         graph(
             "Cost per hour by model",
-            "Of what was answered within an hour. Diamonds are exemplars: they lead to traces.",
+            "Cost of what was answered within an hour.",
             "currencyUSD",
             none,
             target(
@@ -451,6 +451,16 @@ def cost() -> Json:
                     (OUTPUT, "output"),
                     (REASONING, "of it reasoning"),
                 )
+            ),
+        ),
+        graph(
+            "Cost per request",
+            "Of what was answered within an hour. Diamonds are exemplars: they lead to traces.",
+            "currencyUSD",
+            none,
+            *(
+                target(quantile(share, grown(f"{COST}_bucket", MODEL, "le", HOUR)), name)
+                for share, name in ((0.5, "half cost less than"), (0.95, "95% cost less than"))
             ),
         ),
         graph(
