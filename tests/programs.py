@@ -18,6 +18,8 @@ CONFIGS = Path(__file__).parent.parent / "collector_config"
 OTELCOL = shutil.which("otelcol") or shutil.which("otelcol-contrib")
 PROMETHEUS, PROMTOOL = shutil.which("prometheus"), shutil.which("promtool")
 
+KAFKA_LIBS = Path(os.environ.get("KAFKA_LIBS", "/nowhere"))
+
 needs_otelcol = pytest.mark.skipif(
     OTELCOL is None,
     reason="otelcol is not on PATH; build it with `go run go.opentelemetry.io/collector/cmd/"
@@ -26,6 +28,11 @@ needs_otelcol = pytest.mark.skipif(
 needs_prometheus = pytest.mark.skipif(
     PROMETHEUS is None or PROMTOOL is None,
     reason="prometheus and promtool are not on PATH; `apt-get install prometheus`",
+)
+
+needs_kafka = pytest.mark.skipif(
+    shutil.which("java") is None or not any(KAFKA_LIBS.glob("kafka_2.13-*.jar")),
+    reason="Java and a broker in KAFKA_LIBS are wanted; tests/kafka/pom.xml says how to get it",
 )
 
 
@@ -160,3 +167,51 @@ class Prometheus(Program):
             ],
             f"{self.url}/-/ready",
         )
+
+
+class Kafka(Program):
+    """An Apache Kafka broker of one node."""
+
+    def __init__(self, folder: Path, *, partitions: int = 6) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        port, controller = free_port(), free_port()
+        self.broker = f"127.0.0.1:{port}"
+        (folder / "server.properties").write_text(
+            f"""
+process.roles=broker,controller
+node.id=1
+controller.quorum.voters=1@127.0.0.1:{controller}
+listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}
+advertised.listeners=PLAINTEXT://{self.broker}
+controller.listener.names=CONTROLLER
+log.dirs={folder / "data"}
+num.partitions={partitions}
+offsets.topic.num.partitions=1
+offsets.topic.replication.factor=1
+transaction.state.log.replication.factor=1
+transaction.state.log.min.isr=1
+share.coordinator.state.topic.replication.factor=1
+share.coordinator.state.topic.min.isr=1
+group.initial.rebalance.delay.ms=0
+"""
+        )
+        self._java = ["java", "-Xmx512m", "-cp", f"{KAFKA_LIBS}/*"]
+        command = [*self._java, "kafka.Kafka", "server.properties"]
+        super().__init__(folder, command, "")
+
+    def start(self) -> None:
+        """Format the folder when it is new, and run."""
+        if not (self.folder / "data").exists():
+            tool = [*self._java, "kafka.tools.StorageTool", "format"]
+            subprocess.run(
+                [*tool, "-t", "MkU3OEVBNTcwNTJENDM2Qg", "-c", "server.properties"],
+                cwd=self.folder,
+                check=True,
+                capture_output=True,
+            )
+        super().start()
+
+    def _answers(self) -> bool:
+        host, port = self.broker.split(":")
+        with socket.socket() as connection:
+            return connection.connect_ex((host, int(port))) == 0
