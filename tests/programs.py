@@ -7,7 +7,7 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Self
 
@@ -142,18 +142,20 @@ def ask_otelcol(
 
 
 class Prometheus(Program):
-    """A Prometheus that scrapes targets every second, by job."""
+    """A Prometheus with this repository's configuration that scrapes a gateway every second."""
 
-    def __init__(self, folder: Path, targets: Mapping[str, str]) -> None:
+    def __init__(self, folder: Path, gateway: Collector) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        jobs = "".join(
-            f"- job_name: {job}\n  honor_labels: true\n"
-            f"  static_configs: [{{targets: ['{target}']}}]\n"
-            for job, target in targets.items()
-        )
-        (folder / "prometheus.yaml").write_text(
-            f"global: {{scrape_interval: 1s}}\nscrape_configs:\n{jobs}"
-        )
+        config = (CONFIGS / "prometheus" / "prometheus.yaml").read_text()
+        for there, here in (
+            ("collector:9464", gateway.metrics),
+            ("collector:8888", gateway.internal_metrics),
+            ("15s", "1s"),
+            ("[rules.yaml]", f"[{CONFIGS / 'prometheus' / 'rules.yaml'}]"),
+        ):
+            assert there in config
+            config = config.replace(there, here)
+        (folder / "prometheus.yaml").write_text(config)
         port = free_port()
         self.url = f"http://127.0.0.1:{port}"
         super().__init__(

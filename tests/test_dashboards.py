@@ -81,8 +81,11 @@ def test_panels_do_not_overlap_and_uids_are_fixed() -> None:
 
 
 @needs_prometheus
-@pytest.mark.parametrize("what", ["check rules rules.yaml", "test rules rules_test.yaml"])
-def test_promtool_agrees_with_the_rules(what: str) -> None:
+@pytest.mark.parametrize(
+    "what",
+    ["check config prometheus.yaml", "check rules rules.yaml", "test rules rules_test.yaml"],
+)
+def test_promtool_agrees(what: str) -> None:
     command = [PROMTOOL or "promtool", *what.split()]
     ran = subprocess.run(command, cwd=RULES.parent, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stdout + ran.stderr
@@ -137,10 +140,7 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seen]:
     with (
         OtlpCapture() as tempo,
         Collector(folder / "gateway", "gateway.yaml", TEMPO_ENDPOINT=tempo.url) as gateway,
-        Prometheus(
-            folder / "prometheus",
-            {"services": gateway.metrics, "collector": gateway.internal_metrics},
-        ) as prometheus,
+        Prometheus(folder / "prometheus", gateway) as prometheus,
     ):
         environment = {
             "PATH": os.environ["PATH"],
