@@ -8,11 +8,12 @@ from typing import Any
 
 import orjson
 import pytest
-from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
+from opentelemetry.context import Context
+from opentelemetry.sdk.trace import Span, SpanProcessor
 from programs import Collector, ask_otelcol, eventually, needs_otelcol
 
-from otel_bridge import LangSmithSpanProcessor, semconv
-from otel_bridge.langsmith import runs
+from otel_bridge import identity, semconv
+from otel_bridge.pricing import Cost
 from otel_bridge.simulator import LangSmithCapture, MessageBatchesServer, OtlpCapture
 from otel_bridge.usage import TokenUsage
 
@@ -60,30 +61,32 @@ def test_a_configuration_without_its_endpoint_is_refused(
 
 
 class Stamps(SpanProcessor):
-    """Puts on each span what route `collector` puts there: the run that it is to become."""
+    """Puts on each span what LangSmith's endpoint reads: the run that route direct makes of it."""
 
-    def __init__(self, mirror: LangSmithSpanProcessor) -> None:
-        self._mirror = mirror
+    def __init__(self) -> None:
+        self._orders: dict[int, str] = {}
 
-    def on_end(self, span: ReadableSpan) -> None:
+    def on_start(self, span: Span, parent_context: Context | None = None) -> None:  # noqa: ARG002
         attributes = dict(span.attributes or {})
-        if not runs.is_genai(attributes):
+        if not any(name.startswith("gen_ai.") for name in attributes):
             return
-        context = self._mirror._context(span, self._mirror._known_parent(span), attributes)
-        run = runs.completed_run(span, context, "demo", None)
-        usage = run["extra"]["metadata"].pop("usage_metadata", None)
+        start, chat = span.start_time or 0, attributes["gen_ai.operation.name"] == "chat"
+        above = self._orders.get(span.parent.span_id) if span.parent else None
+        run = identity.run_id(span.context.span_id, start)
+        order = identity.dotted_order(run, start, above)
+        self._orders[span.context.span_id] = order
+        cost = Cost.from_attributes(attributes, semconv.GEN_AI_USAGE_COST) or Cost()
+        usage = TokenUsage.from_attributes(attributes).to_usage_metadata()
         stamps = {
-            "langsmith.span.id": run["id"],
-            "langsmith.trace.id": run["trace_id"],
-            "langsmith.span.parent_id": run["parent_run_id"],
-            "langsmith.span.dotted_order": run["dotted_order"],
-            "langsmith.trace.name": run["name"],
-            "langsmith.trace.session_name": run["session_name"],
-            "langsmith.span.kind": run["run_type"],
-            "langsmith.usage_metadata": orjson.dumps(usage).decode() if usage else None,
+            "langsmith.span.id": str(run),
+            "langsmith.trace.id": order.split(".")[0].partition("Z")[2],
+            "langsmith.span.parent_id": above.rpartition("Z")[2] if above else None,
+            "langsmith.span.dotted_order": order,
+            "langsmith.span.kind": "llm" if chat else "chain",
+            "langsmith.trace.name": "ChatAnthropic" if chat else span.name,
+            "langsmith.usage_metadata": orjson.dumps(usage | cost.to_usage_metadata()).decode(),
         }
-        attributes |= {name: value for name, value in stamps.items() if value is not None}
-        span._attributes = attributes
+        span.set_attributes({name: value for name, value in stamps.items() if value})
 
 
 @pytest.fixture
@@ -131,11 +134,7 @@ def otlp(tmp_path: Path, gateway: Collector) -> Iterator[Collector]:
 def stamped_batch(service: Any, requests: list[dict[str, Any]], **settings: Any) -> str:
     """Run a batch whose spans are stamped, and are mirrored directly as well."""
     executor = service.executor(**settings)
-    multi = service.tracers._active_span_processor
-    mirror = next(
-        each for each in multi._span_processors if isinstance(each, LangSmithSpanProcessor)
-    )
-    multi._span_processors = (Stamps(mirror), *multi._span_processors)
+    service.tracers.add_span_processor(Stamps())
     with service.tracers.get_tracer("service").start_as_current_span("nightly-review"):
         (handle,) = executor.submit(requests)
         list(executor.collect(handle))
@@ -178,6 +177,8 @@ def test_every_backend_behind_the_collectors_has_the_figures_that_route_direct_h
     assert collected.usage_totals()["output_tokens"] == truth["output_tokens"]
     assert usage.cache_read_input_tokens == truth["cache_read_input_tokens"]
     assert {span.name for span in tempo.unique_spans()} >= {"nightly-review", "batch"}
+    stamped = {name for span in chats(tempo) for name in span.attributes if "langsmith" in name}
+    assert stamped == {"langsmith.span.id"}, "the rest is LangSmith's alone"
 
 
 def test_what_services_send_to_langsmith_themselves_is_not_sent_again(
