@@ -91,3 +91,9 @@ def test_the_distribution_has_what_the_configurations_use_and_no_more() -> None:
     }
     images = [each["image"] for each in load("compose.yaml")["services"].values()]
     assert f"otel/opentelemetry-collector-contrib:{builder['dist']['version']}" in images
+
+
+def test_the_readme_names_every_variable_of_the_configurations() -> None:
+    configs = (path.read_text() for path in CONFIGS.glob("*.yaml"))
+    read = {name for text in configs for name in re.findall(r"\$\{env:([A-Z_]+)", text)}
+    assert read <= set(re.findall(r"[A-Z_]{5,}", (CONFIGS / "README.md").read_text()))
