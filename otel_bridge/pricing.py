@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, date, datetime, time
 from decimal import Decimal
 from functools import lru_cache
@@ -60,7 +60,7 @@ class Cost:
         return self.input_cost + self.output_cost
 
     def __add__(self, other: Cost) -> Cost:
-        return Cost(*map(add, _parts(self), _parts(other)))
+        return Cost(*map(add, parts(self), parts(other)))
 
     def to_attributes(self, total_name: str) -> dict[str, float]:
         """Span attributes: the total under its name, and each part that is not 0 below it."""
@@ -93,13 +93,14 @@ class Cost:
             },
             "output_cost_details": {"reasoning": self.reasoning, "web_search": self.web_search},
         }
-        for name, parts in details.items():
-            if known := {part: value for part, value in parts.items() if value}:
+        for name, by_type in details.items():
+            if known := {part: value for part, value in by_type.items() if value}:
                 metadata[name] = known
         return metadata
 
 
-_parts = attrgetter(*Cost.__slots__)
+parts = attrgetter(*Cost.__slots__)
+"""The fields in order."""
 _PART_PREFIX = "anthropic.usage.cost."
 
 
@@ -126,13 +127,8 @@ def price(
     any other tier pays list. Web searches have no discount. `at` chooses among prices that
     changed over time, now by default; without a time zone it is UTC.
     """
-    at = at or datetime.now(UTC)
-    day = (at.astimezone(UTC) if at.tzinfo else at).date()
-    total_input = usage.total_input_tokens
-    for rates in _rates(model, day, tier == "batch"):
-        if total_input > rates.above:
-            break
-    else:
+    rates = _rates_of(usage, model, tier, at)
+    if rates is None:
         return None
     split = usage.ephemeral_5m_input_tokens + usage.ephemeral_1h_input_tokens
     return Cost(
@@ -148,39 +144,35 @@ def price(
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Alternatives:
-    """What a request would have cost otherwise, in USD."""
-
-    at_list_price: float = 0.0
-    without_cache: float = 0.0
-
-    def __add__(self, other: Alternatives) -> Alternatives:
-        return Alternatives(
-            self.at_list_price + other.at_list_price, self.without_cache + other.without_cache
-        )
+def _rates_of(usage: TokenUsage, model: str, tier: str, at: datetime | None) -> _Rates | None:
+    at = at or datetime.now(UTC)
+    day = (at.astimezone(UTC) if at.tzinfo else at).date()
+    total_input = usage.total_input_tokens
+    for rates in _rates(model, day, tier == "batch"):
+        if total_input > rates.above:
+            return rates
+    return None
 
 
-def alternatives(
-    usage: TokenUsage, model: str, *, tier: str = "batch", at: datetime | None = None
-) -> Alternatives | None:
-    """What one request would have cost at list price, and had it used no cache; None as `price`.
+def without_cache(
+    usage: TokenUsage,
+    cost: Cost | None,
+    model: str,
+    *,
+    tier: str = "batch",
+    at: datetime | None = None,
+) -> float | None:
+    """What a request of this cost would have cost, in USD, had all its input been plain tokens."""
+    if cost is None or usage.input_tokens == usage.total_input_tokens:
+        return cost.total_cost if cost else None
+    rates = _rates_of(usage, model, tier, at)
+    return usage.total_input_tokens * rates.uncached_input + cost.output_cost if rates else None
 
-    Without a cache all input tokens are plain ones. Where no cache was used, that is its cost.
-    """
-    listed = price(usage, model, tier="standard", at=at)
-    plain = replace(
-        usage,
-        input_tokens=usage.total_input_tokens,
-        cache_read_input_tokens=0,
-        cache_creation_input_tokens=0,
-        ephemeral_5m_input_tokens=0,
-        ephemeral_1h_input_tokens=0,
-    )
-    uncached = price(plain, model, tier=tier, at=at)
-    if listed is None or uncached is None:
-        return None
-    return Alternatives(listed.total_cost, uncached.total_cost)
+
+def at_list_price(cost: Cost) -> float:
+    """What requests of a batch would have cost in USD one by one."""
+    tokens = cost.total_cost - cost.web_search
+    return tokens / float(1 - BATCH_DISCOUNT) + cost.web_search
 
 
 @lru_cache(maxsize=1024)

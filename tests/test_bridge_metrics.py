@@ -20,7 +20,7 @@ from urllib3 import Retry
 from otel_bridge import BatchExecutor, LangSmithSpanProcessor, Settings, semconv
 from otel_bridge.langsmith import Delivery
 from otel_bridge.langsmith.metrics import observe
-from otel_bridge.pricing import alternatives, price
+from otel_bridge.pricing import at_list_price, price, without_cache
 from otel_bridge.simulator import LangSmithCapture, MessageBatchesServer
 from otel_bridge.telemetry.losses import losses
 from otel_bridge.usage import TokenUsage
@@ -98,26 +98,27 @@ def test_what_a_batch_would_have_cost_otherwise_adds_up_over_its_requests(
     (handle,) = executor.submit(make_requests(40))
     list(executor.collect(handle))
     service.flush()
-    usages = [
+    answers = [
         (TokenUsage.from_api(message["usage"]), message["model"])
         for line in api.results(handle.id)
         if (message := line["result"].get("message"))
     ]
-    others = [alternatives(*each) for each in usages]
-    listed = math.fsum(other.at_list_price for other in others if other)
-    uncached = math.fsum(other.without_cache for other in others if other)
-    paid = service.otlp.metric_sum(semconv.METRIC_COST)
+    uncached = math.fsum(
+        without_cache(usage, price(usage, model), model) or 0 for usage, model in answers
+    )
+    listed = math.fsum(
+        cost.total_cost for each in answers if (cost := price(*each, tier="standard"))
+    )
     assert service.otlp.metric_sum(semconv.METRIC_COST_AT_LIST) == pytest.approx(listed)
     assert service.otlp.metric_sum(semconv.METRIC_COST_UNCACHED) == pytest.approx(uncached)
-    searches = sum(usage.web_search_requests for usage, _ in usages) * 0.01
-    assert listed == pytest.approx(2 * (paid - searches) + searches)
+    assert uncached != pytest.approx(service.otlp.metric_sum(semconv.METRIC_COST))
 
 
 tokens = st.integers(0, 500_000)
 
 
 @given(tokens, tokens, tokens, tokens, st.integers(0, 5))
-def test_alternatives_change_discount_or_cache_and_nothing_else(
+def test_costs_otherwise_change_discount_or_cache_and_nothing_else(
     plain: int, read: int, written: int, output: int, searches: int
 ) -> None:
     usage = TokenUsage(
@@ -128,19 +129,17 @@ def test_alternatives_change_discount_or_cache_and_nothing_else(
         output_tokens=output,
         web_search_requests=searches,
     )
-    other, cost = alternatives(usage, SONNET), price(usage, SONNET)
-    assert other is not None
-    assert cost is not None
-    half = cost.total_cost - cost.web_search
-    assert math.isclose(other.at_list_price, 2 * half + cost.web_search, abs_tol=1e-12)
+    cost, listed = price(usage, SONNET), price(usage, SONNET, tier="standard")
     total = TokenUsage(
         input_tokens=plain + read + written, output_tokens=output, web_search_requests=searches
     )
     uncached = price(total, SONNET)
+    assert cost is not None
+    assert listed is not None
     assert uncached is not None
-    assert math.isclose(other.without_cache, uncached.total_cost, abs_tol=1e-12)
-    assert (other.without_cache < cost.total_cost) <= (written > 0)
-    assert alternatives(usage, "nobody-1") is None
+    assert math.isclose(at_list_price(cost), listed.total_cost, abs_tol=1e-12)
+    assert math.isclose(without_cache(usage, cost, SONNET) or 0, uncached.total_cost, abs_tol=1e-12)
+    assert without_cache(usage, None, "nobody-1") is None
 
 
 def test_runs_are_counted_by_what_became_of_them(

@@ -331,3 +331,45 @@ def test_latency_and_delay_come_before_the_answer() -> None:
         with pytest.raises(anthropic.InternalServerError):
             create(client, "a")
         assert time.monotonic() - started >= 0.2
+
+
+def test_a_streamed_message_adds_up_to_the_whole_one() -> None:
+    tool = {"name": "look_up", "input_schema": {"type": "object"}}
+    for seed in range(6):
+        for tools in ({}, {"tools": [tool]}):
+            with serving(seed=seed) as (server, client):
+                params = asked("x", **tools)["params"]
+                whole = client.messages.create(**params)
+                with client.messages.stream(**params) as stream:
+                    streamed = stream.get_final_message()
+                assert server.messages[0] == server.messages[1]
+            assert [block.to_dict() for block in streamed.content] == [
+                block.to_dict() for block in whole.content
+            ]
+            assert (whole.stop_reason == "tool_use") == bool(tools)
+            assert streamed.stop_reason == whole.stop_reason
+            assert whole.usage.service_tier == streamed.usage.service_tier == "standard"
+            assert streamed.usage == whole.usage
+
+
+def test_a_single_request_is_refused_as_the_api_does(running: Running) -> None:
+    server, client = running
+    with pytest.raises(anthropic.BadRequestError, match="max_tokens: Field required"):
+        client.post("/v1/messages", body={"model": MODEL}, cast_to=object)
+    server.fail_next("POST", "/v1/messages", status=529)
+    with pytest.raises(anthropic.APIStatusError) as caught:
+        client.messages.create(**asked("x")["params"])
+    assert caught.value.type == "overloaded_error"
+
+
+def test_a_tools_result_is_answered_in_words(running: Running) -> None:
+    _, client = running
+    result = {"type": "tool_result", "tool_use_id": "toolu_1", "content": "done"}
+    answer = client.messages.create(
+        **asked(
+            "x",
+            tools=[{"name": "look_up", "input_schema": {"type": "object"}}],
+            messages=[{"role": "user", "content": [result]}],
+        )["params"]
+    )
+    assert answer.content[-1].type == "text"

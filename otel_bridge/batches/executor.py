@@ -162,7 +162,7 @@ class _Executor(Generic[ApiT]):
     def _finish(self, collector: Collector, handle: BatchHandle) -> None:
         collector.finish()
         self._recorder.journal.received(handle.id)
-        if self._mirror is not None and self._mirror.delivery.flush(patient=False):
+        if self._mirror is not None and self._mirror.force_flush():
             self._recorder.journal.tell(handle.id, "runs")
 
     def _abandon(self, handle: BatchHandle) -> None:

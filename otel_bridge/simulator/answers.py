@@ -25,7 +25,7 @@ _ERRORS = (
     ("overloaded_error", "Overloaded"),
     ("api_error", "Internal server error"),
 )
-_REQUIRED = ("model", "max_tokens", "messages")
+REQUIRED = ("model", "max_tokens", "messages")
 
 
 def result_of(custom_id: str, params: Mapping[str, Any], seed: int) -> dict[str, Any]:
@@ -36,7 +36,7 @@ def result_of(custom_id: str, params: Mapping[str, Any], seed: int) -> dict[str,
     result and not a refused batch.
     """
     dice = random.Random(f"{seed} {custom_id}")
-    for name in _REQUIRED:
+    for name in REQUIRED:
         if params.get(name) in (None, [], ""):
             return _errored("invalid_request_error", f"{name}: Field required", dice)
     outcome = next(
@@ -44,7 +44,7 @@ def result_of(custom_id: str, params: Mapping[str, Any], seed: int) -> dict[str,
         dice.choices(OUTCOMES, (90, 5, 2, 3))[0],
     )
     if outcome == "succeeded":
-        return {"type": "succeeded", "message": _message(custom_id, params, dice)}
+        return {"type": "succeeded", "message": message_of(custom_id, params, dice)}
     if outcome == "errored":
         return _errored(*dice.choice(_ERRORS), dice)
     return {"type": outcome}
@@ -61,10 +61,13 @@ def _errored(kind: str, message: str, dice: random.Random) -> dict[str, Any]:
     }
 
 
-def _message(custom_id: str, params: Mapping[str, Any], dice: random.Random) -> dict[str, Any]:
-    usage = _usage(dice)
+def message_of(
+    label: str, params: Mapping[str, Any], dice: random.Random, *, tier: str = "batch"
+) -> dict[str, Any]:
+    """A message with an answer that names `label`, and a usage at a service tier."""
+    usage = {**_usage(dice), "service_tier": tier}
     content: list[dict[str, Any]] = [
-        {"type": "text", "text": f"Answer to {custom_id}: {dice.randint(0, 100)}"}
+        {"type": "text", "text": f"Answer to {label}: {dice.randint(0, 100)}"}
     ]
     if usage["output_tokens_details"]["thinking_tokens"]:
         content.insert(0, {"type": "thinking", "thinking": "Let me see.", "signature": "c2ln"})
@@ -99,7 +102,6 @@ def _usage(dice: random.Random) -> dict[str, Any]:
         "server_tool_use": {"web_search_requests": 1, "web_fetch_requests": 0}
         if dice.random() < 0.05
         else None,
-        "service_tier": "batch",
     }
 
 

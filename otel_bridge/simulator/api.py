@@ -1,4 +1,4 @@
-"""The Message Batches API on loopback.
+"""The Message Batches API on loopback, and the Messages API beside it.
 
 Source: https://docs.anthropic.com/en/api/creating-message-batches and its neighbours.
 """
@@ -14,6 +14,7 @@ from typing import Any
 
 import orjson
 
+from otel_bridge.simulator import messages
 from otel_bridge.simulator.answers import OUTCOMES, result_of, truth_of
 from otel_bridge.simulator.checks import (
     MAX_BYTES,
@@ -58,7 +59,8 @@ class MessageBatchesServer(LoopbackServer):
     """Message Batches on loopback; a batch ends `batch_seconds` after its creation.
 
     Results are a function of `seed` and custom ids; `responder` may change each one: it gets the
-    request and its result. `latency` in seconds comes before every answer.
+    request and its result. `latency` in seconds comes before every answer. Single requests,
+    `POST /v1/messages`, are answered, too.
     """
 
     def __init__(
@@ -78,6 +80,8 @@ class MessageBatchesServer(LoopbackServer):
         self._batches: dict[str, _Batch] = {}
         self.results_host: str | None = None
         """Another base URL that `results_url` points at, as behind a gateway."""
+        self.messages: list[dict[str, Any]] = []
+        """The messages that single requests were answered with, whole or streamed."""
         self._dice = random.Random()
 
     @property
@@ -137,6 +141,10 @@ class MessageBatchesServer(LoopbackServer):
         return refusal(status, f"simulated {status}", "req_simulated")
 
     def _route(self, request: Request) -> Response:
+        if (request.method, request.path) == ("POST", messages.PATH):
+            response, message = messages.answer_to(request, self._seed)
+            self.messages.append(message)
+            return response
         if not request.path.startswith(PATH):
             raise RefusedError(404, f"Not found: {request.path}")
         parts = request.path.removeprefix(PATH).strip("/").split("/")

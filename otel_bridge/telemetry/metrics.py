@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import threading
-from array import array
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from otel_bridge import semconv
-from otel_bridge.pricing import Alternatives
-from otel_bridge.providers import has_metric_readers
+from otel_bridge.pricing import at_list_price
+from otel_bridge.providers import has_metric_readers, record_many
 from otel_bridge.telemetry.batch import SUCCEEDED, BatchFacts
 from otel_bridge.telemetry.losses import losses
 from otel_bridge.telemetry.observed import waiting_batches
-from otel_bridge.usage import TokenUsage
+from otel_bridge.telemetry.sums import Measured
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
     from opentelemetry.metrics import MeterProvider
-
-    from otel_bridge.pricing import Cost
 
 # GenAI conventions, gen_ai.client.inference.operation.*: powers of 4.
 TOKEN_BUCKETS = [4**exponent for exponent in range(14)]
@@ -32,31 +28,6 @@ DURATION_BUCKETS = [1, 10, 30, 60, 300, 600, 1800, 3600, 7200, 14400, 28800, 432
 Attributes = dict[str, str]
 
 _PROVIDER: Attributes = {semconv.GEN_AI_PROVIDER_NAME: "anthropic"}
-
-
-@dataclass(slots=True)
-class Measured:
-    """What the answers of one model came to: their sum, and each one's tokens and cost in USD.
-
-    Kept until the batch is complete, 24 bytes an answer: only then is it known that nobody else
-    counted the batch, and a batch that is read again must not be counted twice.
-    """
-
-    usage: TokenUsage = field(default_factory=TokenUsage)
-    inputs: array[int] = field(default_factory=lambda: array("q"))
-    outputs: array[int] = field(default_factory=lambda: array("q"))
-    costs: array[float] = field(default_factory=lambda: array("d"))
-    alternatives: Alternatives = field(default_factory=Alternatives)
-
-    def add(self, usage: TokenUsage, cost: Cost | None, other: Alternatives | None) -> None:
-        """Take one answer in; one without a known price has no cost, and no `other` either."""
-        self.usage += usage
-        self.inputs.append(usage.total_input_tokens)
-        self.outputs.append(usage.output_tokens)
-        if cost is not None:
-            self.costs.append(cost.total_cost)
-        if other is not None:
-            self.alternatives += other
 
 
 class BatchMetrics:
@@ -116,13 +87,12 @@ class BatchMetrics:
         self._submitted = meter.create_counter(
             semconv.METRIC_BATCH_SUBMITTED, "{batch}", "Batches that this process created"
         )
-        self._alternatives = {
-            name: meter.create_counter(name, "USD", description)
-            for name, description in (
-                (semconv.METRIC_COST_AT_LIST, "What the requests would have cost at list price"),
-                (semconv.METRIC_COST_UNCACHED, "What they would have cost without a cache"),
-            )
-        }
+        self._at_list = meter.create_counter(
+            semconv.METRIC_COST_AT_LIST, "USD", "What the requests would have cost at list price"
+        )
+        self._uncached = meter.create_counter(
+            semconv.METRIC_COST_UNCACHED, "USD", "What they would have cost without a cache"
+        )
         self._waiting = waiting_batches(meter)
 
     @property
@@ -198,18 +168,14 @@ class BatchMetrics:
             ("output", measured.outputs, self._operation_output),
         )
         for kind, values, histogram in sides:
-            former = attributes | {semconv.GEN_AI_TOKEN_TYPE: kind}
-            for tokens in values:
-                histogram.record(tokens, attributes, context)
-                if self._legacy:
-                    self._token_usage.record(tokens, former, context)
-        for cost in measured.costs:
-            self._cost.record(cost, attributes, context)
-        for name, cost in (
-            (semconv.METRIC_COST_AT_LIST, measured.alternatives.at_list_price),
-            (semconv.METRIC_COST_UNCACHED, measured.alternatives.without_cache),
-        ):
-            self._alternatives[name].add(cost, attributes, context)
+            record_many(histogram, values, attributes, context)
+            if self._legacy:
+                former = attributes | {semconv.GEN_AI_TOKEN_TYPE: kind}
+                record_many(self._token_usage, values, former, context)
+        record_many(self._cost, measured.costs, attributes, context)
+        if measured.cost is not None:
+            self._at_list.add(at_list_price(measured.cost), attributes, context)
+            self._uncached.add(measured.without_cache, attributes, context)
 
 
 def _attributes(model: str) -> Attributes:

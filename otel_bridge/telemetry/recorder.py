@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from opentelemetry import context as otel_context
@@ -16,7 +16,7 @@ from opentelemetry.trace import SpanKind, Status, StatusCode
 from otel_bridge import content, identity, semconv
 from otel_bridge.config import Settings
 from otel_bridge.journal import journal_in
-from otel_bridge.pricing import Cost, alternatives, price
+from otel_bridge.pricing import Cost, price, without_cache
 from otel_bridge.providers import span_processors
 from otel_bridge.telemetry.attributes import (
     batch_attributes,
@@ -28,10 +28,11 @@ from otel_bridge.telemetry.attributes import (
 from otel_bridge.telemetry.batch import OUTCOMES, SUCCEEDED, BatchFacts, Outcome
 from otel_bridge.telemetry.guard import Guarded, guarded
 from otel_bridge.telemetry.losses import losses
-from otel_bridge.telemetry.metrics import BatchMetrics, Measured
+from otel_bridge.telemetry.metrics import BatchMetrics
 from otel_bridge.telemetry.pacing import Pacer
 from otel_bridge.telemetry.selection import Selection
 from otel_bridge.telemetry.spans import chosen_id_tracer, start_span
+from otel_bridge.telemetry.sums import Measured, Sum
 from otel_bridge.telemetry.tally import Tally
 from otel_bridge.usage import TokenUsage
 from otel_bridge.version import __version__
@@ -49,19 +50,6 @@ class _Request:
     model: str
     cost: Cost | None
     params: Params | None
-
-
-@dataclass(slots=True)
-class _Sum:
-    count: int = 0
-    usage: TokenUsage = field(default_factory=TokenUsage)
-    cost: Cost | None = field(default_factory=Cost)
-    """None as soon as one part of it is unknown: no sum is better than a wrong one."""
-
-    def add(self, usage: TokenUsage, cost: Cost | None) -> None:
-        self.count += 1
-        self.usage = self.usage + usage
-        self.cost = None if cost is None or self.cost is None else self.cost + cost
 
 
 class BatchRecorder:
@@ -153,9 +141,8 @@ class BatchRecording(Guarded):
         self._parent = otel_context.Context()
         self._pacer = Pacer(recorder.provider)
         self._outcomes: Counter[tuple[str, str | None]] = Counter()
-        self._measured: dict[str, Measured] = {}
-        self._total = _Sum()
-        self._rolled: dict[tuple[str, str], _Sum] = {}
+        self._measured: defaultdict[str, Measured] = defaultdict(Measured)
+        self._rolled: defaultdict[tuple[str, str], Sum] = defaultdict(Sum)
         self._selection: Selection[_Request] | None = None
         self.tally: Tally | None = None
         """What was read so far, by whoever reads the results."""
@@ -175,15 +162,21 @@ class BatchRecording(Guarded):
         context = self._span.get_span_context()
         return f"{context.trace_id:032x}" if context.is_valid else None
 
+    def _total(self) -> Sum:
+        total = Sum()
+        for measured in self._measured.values():
+            total.merge(measured)
+        return total
+
     @property
     def usage(self) -> TokenUsage:
         """Tokens of all results so far."""
-        return self._total.usage
+        return self._total().usage
 
     @property
     def cost(self) -> Cost | None:
         """Cost of all results so far in USD, None where a model has no known price."""
-        return self._total.cost
+        return self._total().cost
 
     @property
     def outcomes(self) -> dict[str, int]:
@@ -267,10 +260,9 @@ class BatchRecording(Guarded):
         if outcome.message is not None:
             tier = (outcome.message.get("usage") or {}).get("service_tier") or "batch"
             cost = price(outcome.usage, model, tier=tier, at=self._batch.created_at)
-            other = alternatives(outcome.usage, model, tier=tier, at=self._batch.created_at)
-            self._measured.setdefault(model, Measured()).add(outcome.usage, cost, other)
+            plain = without_cache(outcome.usage, cost, model, tier=tier, at=self._batch.created_at)
+            self._measured[model].add(outcome.usage, cost, plain)
         self._outcomes[outcome.kind, outcome.error_type] += 1
-        self._total.add(outcome.usage, cost)
         if self._silent:
             return
         request = _Request(outcome, model, cost, params)
@@ -283,9 +275,7 @@ class BatchRecording(Guarded):
             spread=identity.spread(self._batch.id, outcome.custom_id),
         )
         if spare is not None:
-            self._rolled.setdefault((spare.model, spare.outcome.kind), _Sum()).add(
-                spare.outcome.usage, spare.cost
-            )
+            self._rolled[spare.model, spare.outcome.kind].add(spare.outcome.usage, spare.cost)
 
     @guarded
     def unaccounted(self, kind: str, count: int, reason: str) -> None:
@@ -362,7 +352,8 @@ class BatchRecording(Guarded):
     @guarded
     def _end_span(self, batch: BatchFacts) -> None:
         counts = self.outcomes
-        self._span.set_attributes(batch_totals(counts, self._total.usage, self._total.cost))
+        total = self._total()
+        self._span.set_attributes(batch_totals(counts, total.usage, total.cost))
         if not counts[SUCCEEDED] and batch.request_count:
             self._span.set_attribute(semconv.ERROR_TYPE, "no_request_succeeded")
             self._span.set_status(Status(StatusCode.ERROR, "no request of the batch succeeded"))
@@ -377,7 +368,9 @@ class BatchRecording(Guarded):
         attributes |= request_attributes(request.params)
         attributes |= response_attributes(outcome)
         if self._settings.span_content:
-            attributes |= content.span_content(request.params, outcome.message)
+            attributes |= content.span_content(
+                request.params, outcome.message, self._settings.redaction
+            )
         if self._settings.langsmith_tracing and self._settings.langsmith_content:
             content.pending.put(
                 span_id,
@@ -386,7 +379,7 @@ class BatchRecording(Guarded):
             )
         self._span_of(span_id, request.model, attributes, outcome)
 
-    def _emit_rollup(self, model: str, kind: str, rolled: _Sum) -> None:
+    def _emit_rollup(self, model: str, kind: str, rolled: Sum) -> None:
         attributes = self._inference(model, kind, rolled.usage, rolled.cost)
         attributes[semconv.BATCH_ROLLUP] = rolled.count
         span_id = identity.rollup_span_id(self._batch.id, model, kind)
