@@ -6,14 +6,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import orjson
 import pytest
-from opentelemetry.context import Context
-from opentelemetry.sdk.trace import Span, SpanProcessor
 from programs import Collector, ask_otelcol, eventually, needs_otelcol
 
-from otel_bridge import identity, semconv
-from otel_bridge.pricing import Cost
+from otel_bridge import BatchExecutor, semconv
 from otel_bridge.simulator import LangSmithCapture, MessageBatchesServer, OtlpCapture
 from otel_bridge.usage import TokenUsage
 
@@ -60,35 +56,6 @@ def test_a_configuration_without_its_endpoint_is_refused(
     assert f'unset environment variable\t{{"name": "{variable}"}}' in started.stderr
 
 
-class Stamps(SpanProcessor):
-    """Puts on each span what LangSmith's endpoint reads: the run that route direct makes of it."""
-
-    def __init__(self) -> None:
-        self._orders: dict[int, str] = {}
-
-    def on_start(self, span: Span, parent_context: Context | None = None) -> None:  # noqa: ARG002
-        attributes = dict(span.attributes or {})
-        if not any(name.startswith("gen_ai.") for name in attributes):
-            return
-        start, chat = span.start_time or 0, attributes["gen_ai.operation.name"] == "chat"
-        above = self._orders.get(span.parent.span_id) if span.parent else None
-        run = identity.run_id(span.context.span_id, start)
-        order = identity.dotted_order(run, start, above)
-        self._orders[span.context.span_id] = order
-        cost = Cost.from_attributes(attributes, semconv.GEN_AI_USAGE_COST) or Cost()
-        usage = TokenUsage.from_attributes(attributes).to_usage_metadata()
-        stamps = {
-            "langsmith.span.id": str(run),
-            "langsmith.trace.id": order.split(".")[0].partition("Z")[2],
-            "langsmith.span.parent_id": above.rpartition("Z")[2] if above else None,
-            "langsmith.span.dotted_order": order,
-            "langsmith.span.kind": "llm" if chat else "chain",
-            "langsmith.trace.name": "ChatAnthropic" if chat else span.name,
-            "langsmith.usage_metadata": orjson.dumps(usage | cost.to_usage_metadata()).decode(),
-        }
-        span.set_attributes({name: value for name, value in stamps.items() if value})
-
-
 @pytest.fixture
 def tempo() -> Iterator[OtlpCapture]:
     with OtlpCapture() as server:
@@ -131,15 +98,19 @@ def otlp(tmp_path: Path, gateway: Collector) -> Iterator[Collector]:
         yield agent
 
 
-def stamped_batch(service: Any, requests: list[dict[str, Any]], **settings: Any) -> str:
-    """Run a batch whose spans are stamped, and are mirrored directly as well."""
-    executor = service.executor(**settings)
-    service.tracers.add_span_processor(Stamps())
+def routed_batch(service: Any, requests: list[dict[str, Any]], **settings: Any) -> str:
+    """Run a batch whose spans are stamped for LangSmith's OTLP endpoint."""
+    executor = BatchExecutor(
+        service.client,
+        tracer_provider=service.tracers,
+        meter_provider=service.meters,
+        settings=service.settings(langsmith_route="collector", **settings),
+    )
     with service.tracers.get_tracer("service").start_as_current_span("nightly-review"):
         (handle,) = executor.submit(requests)
         list(executor.collect(handle))
     service.flush()
-    return str(handle.id)
+    return handle.id
 
 
 def chats(server: OtlpCapture) -> list[Any]:
@@ -158,16 +129,20 @@ def test_every_backend_behind_the_collectors_has_the_figures_that_route_direct_h
     langsmith: LangSmithCapture,
     make_requests: Make,
 ) -> None:
-    batch_id = stamped_batch(service, make_requests(300))
+    batch_id = routed_batch(service, make_requests(300))
     eventually(lambda: len(chats(tempo)) == 300, "all spans reach Tempo")
+    with OtlpCapture() as elsewhere:
+        direct = type(service)(api, elsewhere, langsmith)
+        list(direct.executor().collect(batch_id))
+        direct.flush()
+        direct.close()
     eventually(lambda: len(collected.runs) == len(langsmith.runs), "all runs reach LangSmith")
     assert (collected.refusals, tempo.refusals) == ([], [])
     assert (collected.waiting_spans, collected.orphans()) == ([], [])
-    direct, routed = langsmith.runs, collected.runs
-    assert routed.keys() == direct.keys()
-    for name in ("trace_id", "parent_run_id", "dotted_order", "name", "run_type", "start_time"):
-        assert {key: run.get(name) for key, run in routed.items()} == {
-            key: run.get(name) for key, run in direct.items()
+    assert collected.runs.keys() == langsmith.runs.keys()
+    for name in ("trace_id", "parent_run_id", "dotted_order", "name", "run_type", "session_name"):
+        assert {key: run.get(name) for key, run in collected.runs.items()} == {
+            key: run.get(name) for key, run in langsmith.runs.items()
         }
     assert collected.usage_totals() == pytest.approx(langsmith.usage_totals())
     truth = api.truth(batch_id)
@@ -224,7 +199,7 @@ def test_content_goes_only_where_the_gateway_lets_it(
     to_tempo: bool,
     to_langsmith: bool,
 ) -> None:
-    stamped_batch(service, make_requests(20), span_content=True)
+    routed_batch(service, make_requests(20), span_content=True)
     executor = service.tracers.get_tracer("foreign")
     chat = {"gen_ai.operation.name": "chat", "gen_ai.request.model": "claude-haiku-4-5"}
     with executor.start_as_current_span("foreign", attributes={**chat, **FOREIGN}) as span:
