@@ -129,13 +129,8 @@ def price(
     any other tier pays list. Web searches have no discount. `at` chooses among prices that
     changed over time, now by default; without a time zone it is UTC.
     """
-    at = at or datetime.now(UTC)
-    day = (at.astimezone(UTC) if at.tzinfo else at).date()
-    total_input = usage.total_input_tokens
-    for rates in _rates(model, day, tier == "batch"):
-        if total_input > rates.above:
-            break
-    else:
+    rates = _rates_of(usage, model, tier, at)
+    if rates is None:
         return None
     split = usage.ephemeral_5m_input_tokens + usage.ephemeral_1h_input_tokens
     return Cost(
@@ -149,6 +144,37 @@ def price(
         usage.thinking_tokens * rates.output,
         usage.web_search_requests * rates.web_search,
     )
+
+
+def _rates_of(usage: TokenUsage, model: str, tier: str, at: datetime | None) -> _Rates | None:
+    at = at or datetime.now(UTC)
+    day = (at.astimezone(UTC) if at.tzinfo else at).date()
+    total_input = usage.total_input_tokens
+    for rates in _rates(model, day, tier == "batch"):
+        if total_input > rates.above:
+            return rates
+    return None
+
+
+def without_cache(
+    usage: TokenUsage,
+    cost: Cost | None,
+    model: str,
+    *,
+    tier: str = "batch",
+    at: datetime | None = None,
+) -> float | None:
+    """What a request of this cost would have cost, in USD, had all its input been plain tokens."""
+    if cost is None or usage.input_tokens == usage.total_input_tokens:
+        return cost.total_cost if cost else None
+    rates = _rates_of(usage, model, tier, at)
+    return usage.total_input_tokens * rates.uncached_input + cost.output_cost if rates else None
+
+
+def at_list_price(cost: Cost) -> float:
+    """What requests of a batch would have cost in USD one by one."""
+    tokens = cost.total_cost - cost.web_search
+    return tokens / float(1 - BATCH_DISCOUNT) + cost.web_search
 
 
 @lru_cache(maxsize=1024)

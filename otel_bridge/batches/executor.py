@@ -54,7 +54,7 @@ class _Executor(Generic[ApiT]):
         self._recorder = BatchRecorder(tracer_provider, meter_provider, self.settings)
         self._on_progress = on_progress
         self._submitted: dict[str, BatchHandle] = {}
-        self._mirror = mirror(self._recorder.provider, self.settings)
+        self._mirror = mirror(self._recorder.provider, self.settings, meter_provider)
 
     def _submission(
         self, requests: list[Request], *, resume: bool
@@ -99,6 +99,8 @@ class _Executor(Generic[ApiT]):
         if known is not None and known.carrier != carrier:  # another process began it
             handle.carrier = dict(known.carrier)
             parent = carriers.context_of(handle.carrier)
+        else:
+            self._recorder.metrics.submitted()
         handle.recording = self._recorder.start(facts, parent, models)
         self._submitted[facts.id] = handle
         self._progress(facts)

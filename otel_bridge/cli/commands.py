@@ -291,11 +291,16 @@ def replay(as_json: bool, refused: bool) -> None:
 @_as_json
 @click.option("--requests", "count", default=60, show_default=True, type=click.IntRange(1, 100_000))
 @click.option("--seconds", default=3.0, show_default=True, help="How long the batch takes.")
+@click.option(
+    "--otlp",
+    is_flag=True,
+    help="Send it to OTEL_EXPORTER_OTLP_ENDPOINT (http://localhost:4318 by default), too.",
+)
 @_command
-def demo(as_json: bool, count: int, seconds: float) -> None:
+def demo(as_json: bool, count: int, seconds: float, otlp: bool) -> None:
     """Show the whole thing with no key and no network, in a few seconds."""
     from otel_bridge.cli.demo import run_demo  # noqa: PLC0415 - the simulator is for this alone
 
-    agreed = run_demo(count, seconds, as_json=as_json)
+    agreed = run_demo(count, seconds, as_json=as_json, otlp=otlp)
     sys.stdout.flush()
     os._exit(0 if agreed else FAILED)

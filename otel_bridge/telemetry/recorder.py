@@ -16,7 +16,7 @@ from opentelemetry.trace import SpanKind, Status, StatusCode
 from otel_bridge import content, identity, semconv
 from otel_bridge.config import Settings
 from otel_bridge.journal import journal_in
-from otel_bridge.pricing import Cost, price
+from otel_bridge.pricing import Cost, price, without_cache
 from otel_bridge.providers import span_processors
 from otel_bridge.telemetry.attributes import (
     batch_attributes,
@@ -221,7 +221,7 @@ class BatchRecording(Guarded):
     def _wait(self, batch: BatchFacts) -> None:
         if batch.status != "ended" and not self._active and not self._silent:
             self._active = True
-            self._recorder.metrics.active(1)
+            self._recorder.metrics.wait(batch)
 
     @guarded
     def update(self, batch: BatchFacts) -> None:
@@ -260,7 +260,8 @@ class BatchRecording(Guarded):
         if outcome.message is not None:
             tier = (outcome.message.get("usage") or {}).get("service_tier") or "batch"
             cost = price(outcome.usage, model, tier=tier, at=self._batch.created_at)
-            self._measured[model].add(outcome.usage, cost)
+            plain = without_cache(outcome.usage, cost, model, tier=tier, at=self._batch.created_at)
+            self._measured[model].add(outcome.usage, cost, plain)
         self._outcomes[outcome.kind, outcome.error_type] += 1
         if self._silent:
             return
@@ -340,7 +341,7 @@ class BatchRecording(Guarded):
         if self._active:
             self._active = False
             with contextlib.suppress(Exception):
-                self._recorder.metrics.active(-1)
+                self._recorder.metrics.stop_waiting(self._batch.id)
 
     def _model(self, outcome: Outcome, params: Params | None) -> str:
         model = (outcome.message or {}).get("model") or (params or {}).get("model")
