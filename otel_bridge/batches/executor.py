@@ -99,9 +99,7 @@ class _Executor(Generic[ApiT]):
         if known is not None and known.carrier != carrier:  # another process began it
             handle.carrier = dict(known.carrier)
             parent = carriers.context_of(handle.carrier)
-        else:
-            self._recorder.metrics.submitted()
-        handle.recording = self._recorder.start(facts, parent, models)
+        handle.recording = self._recorder.start(facts, parent, models, created=parent is None)
         self._submitted[facts.id] = handle
         self._progress(facts)
         return handle

@@ -108,12 +108,15 @@ class BatchRecorder:
         batch: BatchFacts,
         parent: otel_context.Context | None = None,
         models: Iterable[str] = (),
+        *,
+        created: bool = False,
     ) -> BatchRecording:
         """Open the batch's span, visible at once where a backend shows open spans.
 
         `parent` is the submitting context, the current one by default; `models` are the models
-        of the batch's requests where they are known. A batch that was told whole before is
-        recorded in silence: it is summed up, and nothing is emitted.
+        of the batch's requests where they are known, and `created` tells that this process has
+        just created it. A batch that was told whole before is recorded in silence: it is summed
+        up, and nothing is emitted.
         """
         known = self.journal.recall(batch.id)
         silent = (
@@ -122,7 +125,7 @@ class BatchRecorder:
             and (known.runs or not self.settings.langsmith_tracing)
         )
         recording = BatchRecording(self, batch, frozenset(models), silent=silent)
-        recording.open(otel_context.get_current() if parent is None else parent)
+        recording.open(otel_context.get_current() if parent is None else parent, created=created)
         return recording
 
 
@@ -187,8 +190,10 @@ class BatchRecording(Guarded):
         return counts
 
     @guarded
-    def open(self, parent: otel_context.Context) -> None:
+    def open(self, parent: otel_context.Context, *, created: bool) -> None:
         batch = self._batch
+        if created:
+            self._recorder.metrics.submitted()
         model = next(iter(self._models)) if len(self._models) == 1 else None
         cap = self._settings.max_request_spans
         count = batch.request_count
