@@ -2,10 +2,16 @@
 
 from otel_bridge.batches import (
     AsyncBatchExecutor,
+    AsyncBatchRun,
     BatchExecutor,
     BatchHandle,
     BatchResult,
     BatchResults,
+    BatchRun,
+    Failure,
+    StructuredRequest,
+    StructuredResult,
+    StructuredResults,
 )
 from otel_bridge.config import Settings
 from otel_bridge.errors import (
@@ -24,20 +30,26 @@ from otel_bridge.version import __version__
 
 __all__ = [
     "AsyncBatchExecutor",
+    "AsyncBatchRun",
     "BatchError",
     "BatchExecutor",
     "BatchHandle",
     "BatchNotFoundError",
     "BatchResult",
     "BatchResults",
+    "BatchRun",
     "BridgeError",
     "ConfigurationError",
     "Cost",
+    "Failure",
     "LangSmithSpanExporter",
     "LangSmithSpanProcessor",
     "PartialSubmissionError",
     "RequestsError",
     "Settings",
+    "StructuredRequest",
+    "StructuredResult",
+    "StructuredResults",
     "SubmissionAmbiguousError",
     "TokenUsage",
     "__version__",

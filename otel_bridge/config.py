@@ -43,6 +43,22 @@ def _cap(text: str) -> int | None:
     return int(text)
 
 
+def _attempts(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise ValueError("use a whole number of attempts, 1 for no second one")
+    return int(text)
+
+
+def _dollars(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise ValueError("use an amount of USD above 0")
+    return value
+
+
 def _choice(*allowed: str) -> Callable[[str], str]:
     def parse(text: str) -> str:
         if text.lower() not in allowed:
@@ -95,6 +111,8 @@ VARIABLES = (
     Variable(
         "OTEL_BRIDGE_LANGSMITH_SPANS", "langsmith_spans", _choice("genai", "all"), "which spans"
     ),
+    Variable("OTEL_BRIDGE_MAX_ATTEMPTS", "max_attempts", _attempts, "batches per request"),
+    Variable("OTEL_BRIDGE_MAX_COST", "max_cost", _dollars, "USD above which nothing is sent"),
     Variable("OTEL_BRIDGE_STATE_DIR", "state_dir", _directory, "journal and spool"),
     Variable(
         "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT",
@@ -128,15 +146,19 @@ VARIABLES = (
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What the environment asks for. Times are in seconds.
+    """What the environment asks for. Times are in seconds, money in USD.
 
-    `max_request_spans` is the number of request spans per batch, None for no cap. `state_dir` is
-    where journal and spool are kept, None for neither.
+    `max_request_spans` is the number of request spans per batch, None for no cap. `max_attempts`
+    is the number of batches that a request may go through, the first included; `max_cost` is what
+    a submission may cost at most, None for no bound. `state_dir` is where journal and spool are
+    kept, None for neither.
     """
 
     poll_interval: float = 30.0
     poll_max_interval: float = 300.0
     max_request_spans: int | None = 5000
+    max_attempts: int = 1
+    max_cost: float | None = None
     langsmith_content: bool = False
     langsmith_spans: str = "genai"
     span_content: bool = False

@@ -4,14 +4,27 @@ from otel_bridge.batches.executor import AsyncBatchExecutor, BatchExecutor
 from otel_bridge.batches.handle import BatchHandle
 from otel_bridge.batches.requests import Request, read_requests, validate_requests
 from otel_bridge.batches.results import BatchResult, BatchResults
+from otel_bridge.batches.run import AsyncBatchRun, BatchRun
+from otel_bridge.batches.structured import (
+    Failure,
+    StructuredRequest,
+    StructuredResult,
+    StructuredResults,
+)
 
 __all__ = [
     "AsyncBatchExecutor",
+    "AsyncBatchRun",
     "BatchExecutor",
     "BatchHandle",
     "BatchResult",
     "BatchResults",
+    "BatchRun",
+    "Failure",
     "Request",
+    "StructuredRequest",
+    "StructuredResult",
+    "StructuredResults",
     "read_requests",
     "validate_requests",
 ]

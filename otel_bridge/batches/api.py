@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import itertools
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
@@ -57,6 +58,10 @@ class SyncApi:
     def sleep(self, seconds: float) -> None:
         time.sleep(seconds)
 
+    def notify(self, callback: Callable[[Any], Any], news: Any) -> None:
+        """Tell a callback."""
+        callback(news)
+
     def lines(self, batch_id: str) -> Iterator[list[bytes]]:
         """The raw lines of the results as they arrive, the last one possibly cut."""
         decoder = self._polling.get(
@@ -103,6 +108,12 @@ class AsyncApi:
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
+
+    async def notify(self, callback: Callable[[Any], Any], news: Any) -> None:
+        """Tell a callback, which may be a coroutine function."""
+        told = callback(news)
+        if inspect.isawaitable(told):
+            await told
 
     async def lines(self, batch_id: str) -> AsyncIterator[list[bytes]]:
         """The raw lines of the results as they arrive, the last one possibly cut."""

@@ -3,173 +3,37 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Generic, TypeVar
+import logging
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import anthropic
-from opentelemetry import propagate
 
 from otel_bridge.batches import flows
 from otel_bridge.batches.api import AsyncApi, SyncApi
-from otel_bridge.batches.collecting import (
-    READ_FAULTS,
-    READS,
-    Collector,
-    again_or_raise,
-    logger,
-    read_all,
-)
+from otel_bridge.batches.base import AsyncProgress, ExecutorBase, Progress
+from otel_bridge.batches.collecting import READ_FAULTS, READS, again_or_raise, read_all
 from otel_bridge.batches.handle import BatchHandle
-from otel_bridge.batches.requests import Request, split_requests, validate_requests
+from otel_bridge.batches.requests import Request, validate_requests
 from otel_bridge.batches.results import BatchResult, BatchResults
-from otel_bridge.batches.submitting import submit
-from otel_bridge.config import Settings
-from otel_bridge.errors import BatchError, ConfigurationError, PartialSubmissionError
-from otel_bridge.langsmith import LangSmithPropagator, mirror
-from otel_bridge.telemetry import BatchFacts, BatchRecorder
+from otel_bridge.batches.run import AsyncBatchRun, BatchRun
+from otel_bridge.batches.schemas import schema_of
+from otel_bridge.batches.structured import Method, Plan, StructuredRequest, StructuredResults
+from otel_bridge.errors import BatchError, ConfigurationError
+from otel_bridge.telemetry import structured_span
 
 if TYPE_CHECKING:
-    from anthropic.types.messages import MessageBatch
-    from opentelemetry.context import Context
     from opentelemetry.metrics import MeterProvider
     from opentelemetry.trace import TracerProvider
 
-ApiT = TypeVar("ApiT", SyncApi, AsyncApi)
-Progress = Callable[[BatchFacts], None]
+    from otel_bridge.config import Settings
 
-_propagator = LangSmithPropagator()
+logger = logging.getLogger(__name__)
 
-
-@contextlib.contextmanager
-def _never_in_the_way() -> Iterator[None]:
-    """A propagator's or a progress display's fault must not lose a batch that is paid for."""
-    try:
-        yield
-    except Exception as error:  # noqa: BLE001 - whatever it is
-        logger.warning("Going on without it: %s: %s", type(error).__name__, error)
+T = TypeVar("T")
 
 
-class _Executor(Generic[ApiT]):
-    """What both executors share: the recorder, and handles of what was submitted here."""
-
-    api: ApiT
-
-    def __init__(
-        self,
-        *,
-        tracer_provider: TracerProvider | None,
-        meter_provider: MeterProvider | None,
-        settings: Settings | None,
-        on_progress: Progress | None,
-    ) -> None:
-        self.settings = settings or Settings.from_env()
-        self._recorder = BatchRecorder(tracer_provider, meter_provider, self.settings)
-        self._on_progress = on_progress
-        self._submitted: dict[str, BatchHandle] = {}
-        self._mirror = mirror(self._recorder.provider, self.settings)
-
-    def _submission(
-        self, requests: list[Request], *, resume: bool
-    ) -> flows.Flow[list[BatchHandle]]:
-        parts = split_requests(requests)
-        handles: list[BatchHandle] = []
-        with self._recorder.together(len(requests), len(parts)):
-            carrier: dict[str, str] = {}
-            with _never_in_the_way():
-                propagate.inject(carrier)
-                _propagator.inject(carrier)
-
-            def created(batch: MessageBatch, part: Sequence[Request]) -> None:
-                handles.append(self._created(BatchFacts.from_api(batch), part, carrier))
-
-            journal = self._recorder.journal
-            try:
-                intents = yield from submit(
-                    self.api, journal, parts, carrier, created, resume=resume
-                )
-            except BatchError as error:
-                if not handles:
-                    raise
-                rest = [each for part in parts[len(handles) :] for each in part]
-                raise PartialSubmissionError(
-                    f"{len(handles)} of {len(parts)} batches were created; {len(rest):,} requests "
-                    f"are in none: {error}",
-                    handles,
-                    rest,
-                ) from error
-            if not resume:
-                journal.leave(intents)
-            for handle, intent in zip(handles, intents, strict=True):
-                handle.intent = intent
-        return handles
-
-    def _created(
-        self, facts: BatchFacts, requests: Sequence[Request], carrier: dict[str, str]
-    ) -> BatchHandle:
-        known = self._recorder.journal.recall(facts.id)
-        params = {request["custom_id"]: request["params"] for request in requests}
-        models = tuple(sorted({str(each["model"]) for each in params.values()}))
-        handle = BatchHandle(facts.id, facts.request_count, carrier, models, params)
-        parent = None
-        if known is not None and known.carrier != carrier:  # another process began it
-            handle.carrier = dict(known.carrier)
-            parent = self._context(handle)
-        handle.recording = self._recorder.start(facts, parent, models)
-        self._submitted[facts.id] = handle
-        self._progress(facts)
-        return handle
-
-    def _handle(self, batch: BatchHandle | str) -> BatchHandle:
-        handle = batch if isinstance(batch, BatchHandle) else BatchHandle(batch, 0)
-        submitted = self._submitted.get(handle.id)
-        if submitted is not None:
-            return submitted
-        known = self._recorder.journal.recall(handle.id)
-        if known is not None and not handle.carrier:
-            handle.request_count = known.request_count
-            handle.carrier, handle.models = dict(known.carrier), known.models
-        return handle
-
-    def _seen(self, handle: BatchHandle) -> Progress:
-        def seen(facts: BatchFacts) -> None:
-            if handle.recording is None:
-                handle.recording = self._recorder.start(facts, self._context(handle), handle.models)
-            else:
-                handle.recording.update(facts)
-            self._progress(facts)
-
-        return seen
-
-    def _context(self, handle: BatchHandle) -> Context | None:
-        if handle.carrier:
-            with _never_in_the_way():
-                return _propagator.extract(handle.carrier, propagate.extract(handle.carrier))
-        return None
-
-    def _progress(self, facts: BatchFacts) -> None:
-        if self._on_progress is not None:
-            with _never_in_the_way():
-                self._on_progress(facts)
-
-    def _collector(self, handle: BatchHandle, facts: BatchFacts) -> Collector:
-        if handle.recording is None:
-            raise AssertionError("a batch that was seen has a recording")
-        return Collector(handle, facts, handle.recording)
-
-    def _finish(self, collector: Collector, handle: BatchHandle) -> None:
-        collector.finish()
-        self._recorder.journal.received(handle.id)
-        if self._mirror is not None and self._mirror.delivery.flush(patient=False):
-            self._recorder.journal.tell(handle.id, "runs")
-
-    def _abandon(self, handle: BatchHandle) -> None:
-        self._recorder.journal.leave([handle.intent])
-        if handle.recording is not None:
-            handle.recording.abandon()
-
-
-class BatchExecutor(_Executor[SyncApi]):
+class BatchExecutor(ExecutorBase[SyncApi]):
     """Runs Message Batches and records them.
 
     `client` is `anthropic.Anthropic()` from the environment by default. Providers are the global
@@ -206,13 +70,19 @@ class BatchExecutor(_Executor[SyncApi]):
         SubmissionAmbiguousError when it cannot be known whether a batch was created, and
         PartialSubmissionError when some batches of several were.
         """
-        return flows.drive(self._submission(validate_requests(requests), resume=resume))
+        return flows.drive(self.submission(validate_requests(requests), resume=resume))
 
     def collect(self, batch: BatchHandle | str) -> Iterator[BatchResult]:
         """Wait for the batch and stream its results; telemetry is complete at the end.
 
         Raises BatchNotFoundError for an unknown id, BatchError when it cannot be read.
         """
+        handle = self._handle(batch)
+        yield from self.read(handle)
+        self.received([handle])
+
+    def read(self, batch: BatchHandle | str) -> Iterator[BatchResult]:
+        """As `collect`, and whoever runs the same requests again still goes on with the batch."""
         handle = self._handle(batch)
         try:
             facts = flows.drive(flows.wait(self.api, handle.id, self.settings, self._seen(handle)))
@@ -227,25 +97,81 @@ class BatchExecutor(_Executor[SyncApi]):
             self._abandon(handle)
         self._submitted.pop(handle.id, None)
 
-    def run(self, requests: Iterable[Request]) -> BatchResults:
-        """Submit with `resume`, wait, collect; raises what `submit` and `collect` raise.
+    def start(self, requests: Iterable[Request]) -> BatchRun:
+        """Submit with `resume`; iterate over what it returns to collect. Raises as `submit`.
 
-        Where only some of several batches could be created, these are collected, and `unsubmitted`
-        of the results has the requests to submit again.
+        Where only some of several batches could be created, these are collected, and
+        `unsubmitted` has the requests to submit again.
         """
-        rest: Sequence[Request] = ()
-        try:
-            handles = self.submit(requests, resume=True)
-        except PartialSubmissionError as error:
-            handles, rest = list(error.handles), error.unsubmitted
-            logger.error("%s", error)
-        results = {
-            result.custom_id: result for handle in handles for result in self.collect(handle)
-        }
-        return BatchResults(results, tuple(handle.id for handle in handles), rest)
+        return BatchRun(self, validate_requests(requests))
+
+    def run(self, requests: Iterable[Request]) -> BatchResults:
+        """Submit, wait, collect, and try again what may be; see `start`."""
+        run = self.start(requests)
+        if run.lack:
+            logger.error("%s", run.lack)
+        results = {result.custom_id: result for result in run}
+        return BatchResults(results, tuple(each.id for each in run.handles), run.unsubmitted)
+
+    @overload
+    def run_structured(
+        self,
+        schema: type[T],
+        requests: Iterable[StructuredRequest | Request],
+        *,
+        model: str,
+        max_tokens: int,
+        system_prompt: str | None = None,
+        method: Method = "native",
+        **params: Any,
+    ) -> StructuredResults[T]: ...
+
+    @overload
+    def run_structured(
+        self,
+        schema: Mapping[str, Any],
+        requests: Iterable[StructuredRequest | Request],
+        *,
+        model: str,
+        max_tokens: int,
+        system_prompt: str | None = None,
+        method: Method = "native",
+        **params: Any,
+    ) -> StructuredResults[Any]: ...
+
+    def run_structured(
+        self,
+        schema: type[T] | Mapping[str, Any],
+        requests: Iterable[StructuredRequest | Request],
+        *,
+        model: str,
+        max_tokens: int,
+        system_prompt: str | None = None,
+        method: Method = "native",
+        **params: Any,
+    ) -> StructuredResults[T]:
+        """Run requests whose answers conform to a schema, under a span of their own.
+
+        `schema` is a pydantic model, a dataclass or another type that pydantic knows, or a JSON
+        schema, which takes the extra `jsonschema`. `method` "native" asks for structured outputs
+        by `output_config.format`, "tool" for a forced tool call. `params` are further parameters
+        of the Messages API for every request; a request that is given whole may have its own.
+
+        Every request has a result; one without a value says why. Raises what `run` raises.
+        """
+        plan = Plan(
+            schema_of(schema),
+            requests,
+            params={"model": model, "max_tokens": max_tokens, **params},
+            system_prompt=system_prompt,
+            method=method,
+        )
+        told = plan.begun()
+        with structured_span(self.recorder, told):
+            return plan.validated(self.run(plan.requests), told)
 
 
-class AsyncBatchExecutor(_Executor[AsyncApi]):
+class AsyncBatchExecutor(ExecutorBase[AsyncApi]):
     """The async twin of BatchExecutor, over `anthropic.AsyncAnthropic`."""
 
     def __init__(
@@ -255,7 +181,7 @@ class AsyncBatchExecutor(_Executor[AsyncApi]):
         tracer_provider: TracerProvider | None = None,
         meter_provider: MeterProvider | None = None,
         settings: Settings | None = None,
-        on_progress: Progress | None = None,
+        on_progress: AsyncProgress | None = None,
     ) -> None:
         super().__init__(
             tracer_provider=tracer_provider,
@@ -270,10 +196,17 @@ class AsyncBatchExecutor(_Executor[AsyncApi]):
     ) -> list[BatchHandle]:
         """See BatchExecutor.submit."""
         checked = validate_requests(requests)
-        return await flows.drive_async(self._submission(checked, resume=resume))
+        return await flows.drive_async(self.submission(checked, resume=resume))
 
     async def collect(self, batch: BatchHandle | str) -> AsyncIterator[BatchResult]:
         """See BatchExecutor.collect."""
+        handle = self._handle(batch)
+        async for result in self.read(handle):
+            yield result
+        self.received([handle])
+
+    async def read(self, batch: BatchHandle | str) -> AsyncIterator[BatchResult]:
+        """See BatchExecutor.read."""
         handle = self._handle(batch)
         try:
             facts = await flows.drive_async(
@@ -302,18 +235,67 @@ class AsyncBatchExecutor(_Executor[AsyncApi]):
             self._abandon(handle)
         self._submitted.pop(handle.id, None)
 
+    async def start(self, requests: Iterable[Request]) -> AsyncBatchRun:
+        """See BatchExecutor.start."""
+        return await AsyncBatchRun.of(self, validate_requests(requests))
+
     async def run(self, requests: Iterable[Request]) -> BatchResults:
         """See BatchExecutor.run."""
-        rest: Sequence[Request] = ()
-        try:
-            handles = await self.submit(requests, resume=True)
-        except PartialSubmissionError as error:
-            handles, rest = list(error.handles), error.unsubmitted
-            logger.error("%s", error)
-        results = {
-            result.custom_id: result for handle in handles async for result in self.collect(handle)
-        }
-        return BatchResults(results, tuple(handle.id for handle in handles), rest)
+        run = await self.start(requests)
+        if run.lack:
+            logger.error("%s", run.lack)
+        results = {result.custom_id: result async for result in run}
+        return BatchResults(results, tuple(each.id for each in run.handles), run.unsubmitted)
+
+    @overload
+    async def run_structured(
+        self,
+        schema: type[T],
+        requests: Iterable[StructuredRequest | Request],
+        *,
+        model: str,
+        max_tokens: int,
+        system_prompt: str | None = None,
+        method: Method = "native",
+        **params: Any,
+    ) -> StructuredResults[T]: ...
+
+    @overload
+    async def run_structured(
+        self,
+        schema: Mapping[str, Any],
+        requests: Iterable[StructuredRequest | Request],
+        *,
+        model: str,
+        max_tokens: int,
+        system_prompt: str | None = None,
+        method: Method = "native",
+        **params: Any,
+    ) -> StructuredResults[Any]: ...
+
+    async def run_structured(
+        self,
+        schema: type[T] | Mapping[str, Any],
+        requests: Iterable[StructuredRequest | Request],
+        *,
+        model: str,
+        max_tokens: int,
+        system_prompt: str | None = None,
+        method: Method = "native",
+        **params: Any,
+    ) -> StructuredResults[T]:
+        """See BatchExecutor.run_structured."""
+        plan = Plan(
+            schema_of(schema),
+            requests,
+            params={"model": model, "max_tokens": max_tokens, **params},
+            system_prompt=system_prompt,
+            method=method,
+        )
+        told = plan.begun()
+        with structured_span(self.recorder, told):
+            results = await self.run(plan.requests)
+            return await asyncio.to_thread(plan.validated, results, told)
 
 
 ClientT = TypeVar("ClientT", anthropic.Anthropic, anthropic.AsyncAnthropic)

@@ -68,7 +68,7 @@ def wait(
     api: SyncApi | AsyncApi,
     batch_id: str,
     settings: Settings,
-    seen: Callable[[BatchFacts], None],
+    seen: Callable[[BatchFacts], Flow[None]],
 ) -> Flow[BatchFacts]:
     """Poll until the batch ended; `seen` gets each answer.
 
@@ -101,7 +101,7 @@ def wait(
                 raise BatchError(f"batch {batch_id} cannot be read: {describe(error)}") from error
         else:
             faults = not_found = 0
-            seen(facts)
+            yield from seen(facts)
             if facts.status == "ended":
                 return facts
         first = False

@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import itertools
 import logging
 import os
 import signal
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any, BinaryIO, NoReturn
@@ -21,7 +23,7 @@ from opentelemetry import propagate
 from opentelemetry.context import attach
 from rich.console import Console
 
-from otel_bridge.batches import BatchExecutor, BatchHandle, Request, read_requests
+from otel_bridge.batches import BatchExecutor, BatchHandle, BatchResult, Request, read_requests
 from otel_bridge.cli import render
 from otel_bridge.cli.telemetry import Telemetry
 from otel_bridge.config import Settings
@@ -97,34 +99,29 @@ class _Session:
         self.executor = BatchExecutor(settings=self.settings, on_progress=self.progress.update)
 
     def submit(
-        self, requests: list[Request], *, resume: bool = False
+        self, requests: list[Request]
     ) -> tuple[list[BatchHandle], PartialSubmissionError | None]:
-        """What was created, and why that is not all. The rest is written to a file."""
+        """What was created, and why that is not all."""
         try:
-            return self.executor.submit(requests, resume=resume), None
+            return self.executor.submit(requests), None
         except PartialSubmissionError as error:
-            path = Path(f"{error.handles[0].id}.unsubmitted.jsonl")
-            with path.open("wb") as file:
-                file.writelines(orjson.dumps(each) + b"\n" for each in error.unsubmitted)
-            told = PartialSubmissionError(
-                f"{error}; submit {path} to go on", error.handles, error.unsubmitted
-            )
-            return list(error.handles), told
+            return list(error.handles), error
 
-    def collect(self, batches: list[BatchHandle], output: str | None) -> int:
+    def write(
+        self, results: Iterable[BatchResult], batches: list[BatchHandle], output: str | None
+    ) -> Counter[str]:
         """Write each result as it is read, so that nothing of telemetry can keep it back.
 
-        Returns the number of requests that failed.
+        Returns the number of results by type; `batches` may grow meanwhile.
         """
-        failed = 0
+        outcomes: Counter[str] = Counter()
         self.output = output or (f"{batches[0].id}.jsonl" if self.as_json else None)
         again = f"`otel-bridge collect {batches[0].id}`"
         try:
             with _results_file(self.output) as file, self.progress:
-                for handle in batches:
-                    for result in self.executor.collect(handle):
-                        file.write(result.raw + b"\n")
-                        failed += not result.succeeded
+                for result in results:
+                    file.write(result.raw + b"\n")
+                    outcomes[result.type] += 1
         except KeyboardInterrupt:
             raise BridgeError(f"interrupted; the batch goes on, {again} reads it") from None
         except OSError as error:
@@ -132,11 +129,13 @@ class _Session:
                 f"{self.output or 'stdout'}: results cannot be written ({error.strerror}); "
                 f"{again} reads them again"
             ) from error
-        return failed
+        return outcomes
 
-    def summarise(self, batches: list[BatchHandle]) -> None:
+    def summarise(
+        self, batches: list[BatchHandle], outcomes: Mapping[str, int], attempts: int = 1
+    ) -> None:
         reports = self.telemetry.finish()
-        summary = render.Summary.of(batches, reports, self.telemetry.langsmith)
+        summary = render.Summary.of(batches, outcomes, attempts, reports, self.telemetry.langsmith)
         if self.as_json:
             click.echo(orjson.dumps({**summary.to_dict(), "output": self.output}))
         else:
@@ -183,12 +182,12 @@ def run(file: str, output: str | None, as_json: bool, fail_on_error: bool) -> No
     requests = read_requests(file)
     _check_output(output, as_json=as_json)
     session = _Session(as_json=as_json)
-    handles, lack = session.submit(requests, resume=True)
-    failed = session.collect(handles, output)
-    session.summarise(handles)
-    if lack:
-        raise lack
-    _leave(REQUESTS_FAILED if fail_on_error and failed else 0)
+    run = session.executor.start(requests)
+    outcomes = session.write(run, run.handles, output)
+    session.summarise(run.handles, outcomes, run.attempts)
+    if run.lack:
+        raise _to_go_on(run.lack)
+    _leave(REQUESTS_FAILED if fail_on_error and _failed(outcomes) else 0)
 
 
 @cli.command()
@@ -215,7 +214,7 @@ def submit(file: str, as_json: bool) -> None:
         for handle in handles:
             click.echo(handle.id)
     if lack:
-        raise lack
+        raise _to_go_on(lack)
     _leave(0)
 
 
@@ -230,9 +229,22 @@ def collect(batch: str, output: str | None, as_json: bool, fail_on_error: bool) 
     handles = _handles(batch)
     _check_output(output, as_json=as_json)
     session = _Session(as_json=as_json)
-    failed = session.collect(handles, output)
-    session.summarise(handles)
-    _leave(REQUESTS_FAILED if fail_on_error and failed else 0)
+    results = itertools.chain.from_iterable(map(session.executor.collect, handles))
+    outcomes = session.write(results, handles, output)
+    session.summarise(handles, outcomes)
+    _leave(REQUESTS_FAILED if fail_on_error and _failed(outcomes) else 0)
+
+
+def _failed(outcomes: Mapping[str, int]) -> bool:
+    return any(count for kind, count in outcomes.items() if kind != "succeeded")
+
+
+def _to_go_on(lack: PartialSubmissionError) -> PartialSubmissionError:
+    """The same, with the rest of the requests in a file."""
+    path = Path(f"{lack.handles[0].id}.unsubmitted.jsonl")
+    with path.open("wb") as file:
+        file.writelines(orjson.dumps(each) + b"\n" for each in lack.unsubmitted)
+    return PartialSubmissionError(f"{lack}; submit {path} to go on", lack.handles, lack.unsubmitted)
 
 
 def _handles(batch: str) -> list[BatchHandle]:

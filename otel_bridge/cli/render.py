@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Self
@@ -13,6 +13,7 @@ from rich.progress import Progress as RichProgress
 from rich.table import Table
 
 from otel_bridge import identity
+from otel_bridge.telemetry import OUTCOMES
 from otel_bridge.usage import TokenUsage
 
 if TYPE_CHECKING:
@@ -75,6 +76,7 @@ class Summary:
 
     batches: list[str]
     requests: int
+    attempts: int
     outcomes: dict[str, int]
     usage: TokenUsage
     cost_usd: float | None
@@ -86,26 +88,26 @@ class Summary:
     def of(
         cls,
         handles: Sequence[BatchHandle],
+        outcomes: Mapping[str, int],
+        attempts: int,
         backends: Sequence[BackendReport],
         langsmith: LangSmithSpanProcessor | None,
     ) -> Summary:
-        """Sum up what was recorded of collected batches."""
+        """Sum up what was recorded of collected batches, with the final `outcomes`."""
         recordings = [handle.recording for handle in handles if handle.recording]
-        outcomes: dict[str, int] = {}
         usage = TokenUsage()
         costs = []
         for recording in recordings:
             usage += recording.usage
             costs.append(recording.cost)
-            for kind, count in recording.outcomes.items():
-                outcomes[kind] = outcomes.get(kind, 0) + count
         first = recordings[0] if recordings else None
         # No sum is better than one with a part that is not known.
         known = [cost for cost in costs if cost is not None]
         return cls(
             [handle.id for handle in handles],
-            sum(recording.facts.request_count for recording in recordings),
-            outcomes,
+            sum(each.facts.request_count for each in recordings if each.attempt == 1),
+            attempts,
+            {**dict.fromkeys(OUTCOMES, 0), **outcomes},
             usage,
             sum(cost.total_cost for cost in known) if len(known) == len(costs) > 0 else None,
             first.trace_id if first else None,
@@ -118,6 +120,7 @@ class Summary:
         return {
             "batches": self.batches,
             "requests": self.requests,
+            "attempts": self.attempts,
             **self.outcomes,
             "usage": usage_dict(self.usage),
             "cost_usd": self.cost_usd,
@@ -149,6 +152,8 @@ def print_summary(console: Console, summary: Summary) -> None:
     table.add_column(justify="right")
     for kind, count in summary.outcomes.items():
         table.add_row(kind, f"{count:,}")
+    if summary.attempts > 1:
+        table.add_row("attempts", str(summary.attempts))
     for name, tokens in usage_dict(summary.usage).items():
         if tokens:
             table.add_row(name, f"{tokens:,}")

@@ -126,6 +126,9 @@ def _metadata(span: ReadableSpan, attributes: Mapping[str, Any]) -> dict[str, An
     metadata["otel.span_id"] = f"{span.context.span_id:016x}"
     if attributes.get(semconv.GEN_AI_OPERATION_NAME) == "batch":
         return metadata | _batch_metadata(attributes)
+    if semconv.STRUCTURED_REQUEST_COUNT in attributes:
+        named = {semconv.batch_name(name): value for name, value in attributes.items()}
+        return metadata | _batch_metadata(named)
     if run_type(attributes) != "llm":
         return metadata
     metadata["ls_provider"] = attributes.get(semconv.GEN_AI_PROVIDER_NAME) or attributes.get(

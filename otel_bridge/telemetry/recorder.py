@@ -18,6 +18,7 @@ from otel_bridge.config import Settings
 from otel_bridge.journal import journal_in
 from otel_bridge.pricing import Cost, price
 from otel_bridge.providers import span_processors
+from otel_bridge.telemetry.attempt import Attempt
 from otel_bridge.telemetry.attributes import (
     batch_attributes,
     batch_totals,
@@ -120,12 +121,13 @@ class BatchRecorder:
         batch: BatchFacts,
         parent: otel_context.Context | None = None,
         models: Iterable[str] = (),
+        attempt: Attempt | None = None,
     ) -> BatchRecording:
         """Open the batch's span, visible at once where a backend shows open spans.
 
         `parent` is the submitting context, the current one by default; `models` are the models
-        of the batch's requests where they are known. A batch that was told whole before is
-        recorded in silence: it is summed up, and nothing is emitted.
+        of the batch's requests where they are known, `attempt` what a follow-up follows. A batch
+        that was told whole before is recorded in silence: it is summed up, nothing is emitted.
         """
         known = self.journal.recall(batch.id)
         silent = (
@@ -134,7 +136,9 @@ class BatchRecorder:
             and (known.runs or not self.settings.langsmith_tracing)
         )
         recording = BatchRecording(self, batch, frozenset(models), silent=silent)
-        recording.open(otel_context.get_current() if parent is None else parent)
+        recording.open(
+            otel_context.get_current() if parent is None else parent, attempt or Attempt()
+        )
         return recording
 
 
@@ -159,6 +163,7 @@ class BatchRecording(Guarded):
         self._selection: Selection[_Request] | None = None
         self.tally: Tally | None = None
         """What was read so far, by whoever reads the results."""
+        self._attempt = Attempt()
         self._claimed = False
         self._lost = losses.spans
         self._active = False
@@ -174,6 +179,16 @@ class BatchRecording(Guarded):
         """Hexadecimal trace id, None where nothing is recorded."""
         context = self._span.get_span_context()
         return f"{context.trace_id:032x}" if context.is_valid else None
+
+    @property
+    def attempt(self) -> int:
+        """Number of the attempt at its requests that the batch is, from 1."""
+        return self._attempt.number
+
+    @property
+    def span_context(self) -> trace.SpanContext:
+        """The batch's span, for links; invalid where nothing is recorded."""
+        return self._span.get_span_context()
 
     @property
     def usage(self) -> TokenUsage:
@@ -194,7 +209,8 @@ class BatchRecording(Guarded):
         return counts
 
     @guarded
-    def open(self, parent: otel_context.Context) -> None:
+    def open(self, parent: otel_context.Context, attempt: Attempt) -> None:
+        self._attempt = attempt
         batch = self._batch
         model = next(iter(self._models)) if len(self._models) == 1 else None
         cap = self._settings.max_request_spans
@@ -218,7 +234,8 @@ class BatchRecording(Guarded):
             parent=parent,
             kind=SpanKind.INTERNAL,
             start_ns=batch.start_ns,
-            attributes=batch_attributes(batch, model, spans),
+            attributes=batch_attributes(batch, model, spans) | attempt.attributes,
+            links=attempt.links,
         )
         self._parent = trace.set_span_in_context(self._span, parent)
         if cap is not None and count > cap:
