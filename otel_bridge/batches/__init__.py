@@ -1,5 +1,6 @@
 """Runs Message Batches with the anthropic SDK."""
 
+from otel_bridge.batches.estimating import SAMPLE, Estimate
 from otel_bridge.batches.executor import AsyncBatchExecutor, BatchExecutor
 from otel_bridge.batches.handle import BatchHandle
 from otel_bridge.batches.requests import Request, read_requests, validate_requests
@@ -13,6 +14,7 @@ from otel_bridge.batches.structured import (
 )
 
 __all__ = [
+    "SAMPLE",
     "AsyncBatchExecutor",
     "AsyncBatchRun",
     "BatchExecutor",
@@ -20,6 +22,7 @@ __all__ = [
     "BatchResult",
     "BatchResults",
     "BatchRun",
+    "Estimate",
     "Failure",
     "Request",
     "StructuredRequest",

@@ -13,6 +13,7 @@ from opentelemetry import propagate, trace
 from otel_bridge.batches import flows
 from otel_bridge.batches.api import AsyncApi, SyncApi
 from otel_bridge.batches.collecting import Collector
+from otel_bridge.batches.estimating import hold_to
 from otel_bridge.batches.handle import BatchHandle
 from otel_bridge.batches.requests import Request, split_requests
 from otel_bridge.batches.submitting import submit
@@ -70,6 +71,8 @@ class ExecutorBase(Generic[ApiT]):
         self, requests: list[Request], *, resume: bool, attempt: Attempt | None = None
     ) -> flows.Flow[list[BatchHandle]]:
         """Create the batches of checked requests; see `BatchExecutor.submit`."""
+        if attempt is None:  # what failed cost nothing, so a follow-up is within the first bound
+            yield from hold_to(self.settings.max_cost, self.api, requests)
         parts = split_requests(requests)
         handles: list[BatchHandle] = []
         with self.recorder.together(len(requests), len(parts)):

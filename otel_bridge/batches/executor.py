@@ -13,6 +13,7 @@ from otel_bridge.batches import flows
 from otel_bridge.batches.api import AsyncApi, SyncApi
 from otel_bridge.batches.base import AsyncProgress, ExecutorBase, Progress
 from otel_bridge.batches.collecting import READ_FAULTS, READS, again_or_raise, read_all
+from otel_bridge.batches.estimating import SAMPLE, Estimate, estimate
 from otel_bridge.batches.handle import BatchHandle
 from otel_bridge.batches.requests import Request, validate_requests
 from otel_bridge.batches.results import BatchResult, BatchResults
@@ -62,11 +63,13 @@ class BatchExecutor(ExecutorBase[SyncApi]):
     def submit(self, requests: Iterable[Request], *, resume: bool = False) -> list[BatchHandle]:
         """Check the requests whole, then create the batch; its span is open from here on.
 
-        More than one batch takes (100,000 requests or 256 MB) become several under one span.
+        Nothing is sent where it may cost more than OTEL_BRIDGE_MAX_COST. More than one batch
+        takes (100,000 requests or 256 MB) becomes several under one span.
         With `resume`, batches of these very requests that an earlier call with `resume` created
         and nobody collected are gone on with, whatever became of its process.
 
-        Raises RequestsError before anything is sent, BatchError when the API refuses,
+        Raises RequestsError and CostLimitError before anything is sent, BatchError when the API
+        refuses,
         SubmissionAmbiguousError when it cannot be known whether a batch was created, and
         PartialSubmissionError when some batches of several were.
         """
@@ -112,6 +115,18 @@ class BatchExecutor(ExecutorBase[SyncApi]):
             logger.error("%s", run.lack)
         results = {result.custom_id: result for result in run}
         return BatchResults(results, tuple(each.id for each in run.handles), run.unsubmitted)
+
+    def estimate(
+        self, requests: Iterable[Request], *, sample: int | None = SAMPLE, output_tokens: int = 0
+    ) -> Estimate:
+        """Tokens and cost of requests before anything is paid; nothing is submitted.
+
+        The API counts a sample of `sample` requests, or all for None. `output_tokens` is what an
+        answer is expected to have at least. Raises RequestsError, and BatchError when the API
+        does not count.
+        """
+        checked = validate_requests(requests)
+        return flows.drive(estimate(self.api, checked, sample, output_tokens))
 
     @overload
     def run_structured(
@@ -246,6 +261,13 @@ class AsyncBatchExecutor(ExecutorBase[AsyncApi]):
             logger.error("%s", run.lack)
         results = {result.custom_id: result async for result in run}
         return BatchResults(results, tuple(each.id for each in run.handles), run.unsubmitted)
+
+    async def estimate(
+        self, requests: Iterable[Request], *, sample: int | None = SAMPLE, output_tokens: int = 0
+    ) -> Estimate:
+        """See BatchExecutor.estimate."""
+        checked = validate_requests(requests)
+        return await flows.drive_async(estimate(self.api, checked, sample, output_tokens))
 
     @overload
     async def run_structured(

@@ -23,7 +23,14 @@ from opentelemetry import propagate
 from opentelemetry.context import attach
 from rich.console import Console
 
-from otel_bridge.batches import BatchExecutor, BatchHandle, BatchResult, Request, read_requests
+from otel_bridge.batches import (
+    SAMPLE,
+    BatchExecutor,
+    BatchHandle,
+    BatchResult,
+    Request,
+    read_requests,
+)
 from otel_bridge.cli import render
 from otel_bridge.cli.telemetry import Telemetry
 from otel_bridge.config import Settings
@@ -45,6 +52,11 @@ _output = click.option(
     "--output",
     type=click.Path(dir_okay=False),
     help="File for the results (JSONL); stdout by default, BATCH_ID.jsonl with --json.",
+)
+_max_cost = click.option(
+    "--max-cost",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Submit nothing that may cost more than this many USD.",
 )
 _fail_on_error = click.option(
     "--fail-on-error", is_flag=True, help="Exit with 3 when a request failed."
@@ -86,8 +98,10 @@ def cli() -> None:
 class _Session:
     """One command's executor and telemetry, under the caller's trace where there is one."""
 
-    def __init__(self, *, as_json: bool) -> None:
+    def __init__(self, *, as_json: bool, max_cost: float | None = None) -> None:
         self.settings = Settings.from_env(strict=True)
+        if max_cost is not None:
+            self.settings = dataclasses.replace(self.settings, max_cost=max_cost)
         self.console = Console(stderr=True)
         self.as_json = as_json
         self.output: str | None = None
@@ -174,14 +188,17 @@ def _check_output(output: str | None, *, as_json: bool) -> None:
 @cli.command()
 @click.argument("file")
 @_output
+@_max_cost
 @_as_json
 @_fail_on_error
 @_command
-def run(file: str, output: str | None, as_json: bool, fail_on_error: bool) -> None:
+def run(
+    file: str, output: str | None, max_cost: float | None, as_json: bool, fail_on_error: bool
+) -> None:
     """Run the requests in FILE (JSONL, - for stdin): submit, wait, collect, emit."""
     requests = read_requests(file)
     _check_output(output, as_json=as_json)
-    session = _Session(as_json=as_json)
+    session = _Session(as_json=as_json, max_cost=max_cost)
     run = session.executor.start(requests)
     outcomes = session.write(run, run.handles, output)
     session.summarise(run.handles, outcomes, run.attempts)
@@ -192,12 +209,13 @@ def run(file: str, output: str | None, as_json: bool, fail_on_error: bool) -> No
 
 @cli.command()
 @click.argument("file")
+@_max_cost
 @_as_json
 @_command
-def submit(file: str, as_json: bool) -> None:
+def submit(file: str, max_cost: float | None, as_json: bool) -> None:
     """Submit the requests in FILE and print what `collect` needs."""
     requests = read_requests(file)
-    session = _Session(as_json=as_json)
+    session = _Session(as_json=as_json, max_cost=max_cost)
     handles, lack = session.submit(requests)
     reports = session.telemetry.finish()
     if as_json:
@@ -215,6 +233,32 @@ def submit(file: str, as_json: bool) -> None:
             click.echo(handle.id)
     if lack:
         raise _to_go_on(lack)
+    _leave(0)
+
+
+@cli.command()
+@click.argument("file")
+@click.option("--all", "every", is_flag=True, help="Count every request, not a sample.")
+@click.option("--sample", default=SAMPLE, show_default=True, type=click.IntRange(min=1))
+@click.option(
+    "--output-tokens",
+    default=0,
+    type=click.IntRange(min=0),
+    help="What an answer is expected to have at least.",
+)
+@_as_json
+@_command
+def estimate(file: str, every: bool, sample: int, output_tokens: int, as_json: bool) -> None:
+    """Tell what the requests in FILE will cost; nothing is submitted."""
+    requests = read_requests(file)
+    executor = BatchExecutor(settings=Settings.from_env(strict=True))
+    found = executor.estimate(
+        requests, sample=None if every else sample, output_tokens=output_tokens
+    )
+    if as_json:
+        click.echo(orjson.dumps(found.to_dict()))
+    else:
+        render.print_estimate(Console(), found)
     _leave(0)
 
 

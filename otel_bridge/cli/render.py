@@ -19,7 +19,7 @@ from otel_bridge.usage import TokenUsage
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from otel_bridge.batches import BatchHandle
+    from otel_bridge.batches import BatchHandle, Estimate
     from otel_bridge.cli.telemetry import BackendReport
     from otel_bridge.langsmith import LangSmithSpanProcessor
     from otel_bridge.telemetry import BatchFacts, BatchRecording
@@ -168,3 +168,24 @@ def print_summary(console: Console, summary: Summary) -> None:
         if backend.complaint:
             continue
         console.print(f"{backend.name}: {backend.sent} {backend.unit} sent", highlight=False)
+
+
+def print_estimate(console: Console, estimate: Estimate) -> None:
+    """An estimate as a table of ranges."""
+    table = Table(title="Estimate at batch price", title_justify="left", show_header=False)
+    table.add_column()
+    table.add_column(justify="right")
+    table.add_row("requests", f"{estimate.requests:,}")
+    table.add_row("counted by the API", f"{estimate.counted:,}")
+    table.add_row("input tokens", _range(estimate.input_tokens_low, estimate.input_tokens_high))
+    table.add_row("output tokens", _range(estimate.output_tokens_low, estimate.output_tokens_high))
+    if estimate.cost_low is None or estimate.cost_high is None:
+        cost = f"unknown: {', '.join(estimate.unpriced)}"
+    else:
+        cost = f"${estimate.cost_low:,.4f} to ${estimate.cost_high:,.4f}"
+    table.add_row("cost", cost)
+    console.print(table)
+
+
+def _range(low: int, high: int) -> str:
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
