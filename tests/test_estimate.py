@@ -29,15 +29,13 @@ def test_all_are_counted_to_the_token_and_the_cent(service: Any, make_requests: 
     assert found.input_tokens == found.input_tokens_low == found.input_tokens_high == sum(counts)
     assert (found.output_tokens_low, found.output_tokens_high) == (0, 3000)
     low = high = 0.0
-    for request in service.api.requests:
-        params = request.json()
-        tokens = len(json.dumps(params, separators=(",", ":"))) // 4
-        for output in (0, 100):
-            cost = price(TokenUsage(input_tokens=tokens, output_tokens=output), params["model"])
-            assert cost is not None
-            low, high = low + cost.total_cost * (not output), high + cost.total_cost * bool(output)
-            TokenUsage(input_tokens=tokens, output_tokens=100), params["model"]
-        ).total_cost  # type: ignore[union-attr]
+    for request, tokens in zip(service.api.requests, counts, strict=True):
+        model = request.json()["model"]
+        cheapest = price(TokenUsage(input_tokens=tokens), model)
+        dearest = price(TokenUsage(input_tokens=tokens, output_tokens=100), model)
+        assert cheapest
+        assert dearest
+        low, high = low + cheapest.total_cost, high + dearest.total_cost
     assert found.cost_low == pytest.approx(low, abs=1e-12)
     assert found.cost_high == pytest.approx(high, abs=1e-12)
     assert service.api.batch_ids == []

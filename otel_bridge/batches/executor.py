@@ -11,9 +11,9 @@ import anthropic
 
 from otel_bridge.batches import flows
 from otel_bridge.batches.api import AsyncApi, SyncApi
-from otel_bridge.batches.base import AsyncProgress, ExecutorBase, Progress
+from otel_bridge.batches.asking import Asking, AsyncAsking
+from otel_bridge.batches.base import AsyncProgress, Progress
 from otel_bridge.batches.collecting import READ_FAULTS, READS, again_or_raise, read_all
-from otel_bridge.batches.estimating import SAMPLE, Estimate, estimate
 from otel_bridge.batches.handle import BatchHandle
 from otel_bridge.batches.requests import Request, validate_requests
 from otel_bridge.batches.results import BatchResult, BatchResults
@@ -34,11 +34,12 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-class BatchExecutor(ExecutorBase[SyncApi]):
+class BatchExecutor(Asking):
     """Runs Message Batches and records them.
 
     `client` is `anthropic.Anthropic()` from the environment by default. Providers are the global
-    ones by default. `on_progress` gets the batch each time the API describes it.
+    ones by default. `on_progress` gets the batch each time the API describes it: its `status`,
+    `elapsed`, `expires_at` and `counts`.
 
     Raises ConfigurationError when there is no client and no key for one.
     """
@@ -116,18 +117,6 @@ class BatchExecutor(ExecutorBase[SyncApi]):
         results = {result.custom_id: result for result in run}
         return BatchResults(results, tuple(each.id for each in run.handles), run.unsubmitted)
 
-    def estimate(
-        self, requests: Iterable[Request], *, sample: int | None = SAMPLE, output_tokens: int = 0
-    ) -> Estimate:
-        """Tokens and cost of requests before anything is paid; nothing is submitted.
-
-        The API counts a sample of `sample` requests, or all for None. `output_tokens` is what an
-        answer is expected to have at least. Raises RequestsError, and BatchError when the API
-        does not count.
-        """
-        checked = validate_requests(requests)
-        return flows.drive(estimate(self.api, checked, sample, output_tokens))
-
     @overload
     def run_structured(
         self,
@@ -186,8 +175,11 @@ class BatchExecutor(ExecutorBase[SyncApi]):
             return plan.validated(self.run(plan.requests), told)
 
 
-class AsyncBatchExecutor(ExecutorBase[AsyncApi]):
-    """The async twin of BatchExecutor, over `anthropic.AsyncAnthropic`."""
+class AsyncBatchExecutor(AsyncAsking):
+    """The async twin of BatchExecutor, over `anthropic.AsyncAnthropic`.
+
+    `on_progress` may be a coroutine function.
+    """
 
     def __init__(
         self,
@@ -261,13 +253,6 @@ class AsyncBatchExecutor(ExecutorBase[AsyncApi]):
             logger.error("%s", run.lack)
         results = {result.custom_id: result async for result in run}
         return BatchResults(results, tuple(each.id for each in run.handles), run.unsubmitted)
-
-    async def estimate(
-        self, requests: Iterable[Request], *, sample: int | None = SAMPLE, output_tokens: int = 0
-    ) -> Estimate:
-        """See BatchExecutor.estimate."""
-        checked = validate_requests(requests)
-        return await flows.drive_async(estimate(self.api, checked, sample, output_tokens))
 
     @overload
     async def run_structured(

@@ -110,6 +110,21 @@ def wait(
         pause = min(pause * 1.5, max(settings.poll_max_interval, settings.poll_interval))
 
 
+def ask(call: Call, batch_id: str = "") -> Flow[Any]:
+    """Make one call. Raises BatchNotFoundError for an unknown `batch_id`, else BatchError."""
+    try:
+        return (yield call)
+    except anthropic.NotFoundError as error:
+        raise BatchNotFoundError(
+            f"the API knows no batch {batch_id!r}; check the id and the key's workspace"
+        ) from error
+    except anthropic.AnthropicError as error:
+        what = f"batch {batch_id}" if batch_id else "the list of batches"
+        raise BatchError(f"{what}: {describe(error)}") from error
+    except TypeError as error:
+        raise credentials_error(error) from error
+
+
 def credentials_error(error: TypeError) -> Exception:
     """What the SDK means when it has no key for a request, which it then never sends."""
     if "authentication" not in str(error):

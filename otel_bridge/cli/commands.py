@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import itertools
@@ -11,28 +10,23 @@ import os
 import signal
 import sys
 import tempfile
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import FrameType
-from typing import Any, BinaryIO, NoReturn
+from typing import Any, NoReturn
 
 import click
 import orjson
-from opentelemetry import propagate
-from opentelemetry.context import attach
 from rich.console import Console
 
 from otel_bridge.batches import (
     SAMPLE,
     BatchExecutor,
     BatchHandle,
-    BatchResult,
-    Request,
     read_requests,
 )
 from otel_bridge.cli import render
-from otel_bridge.cli.telemetry import Telemetry
+from otel_bridge.cli import watch as watching
+from otel_bridge.cli.session import Session, terminated
 from otel_bridge.config import Settings
 from otel_bridge.errors import (
     BridgeError,
@@ -81,93 +75,13 @@ def _command(function: Callable[..., None]) -> Callable[..., None]:
     return call
 
 
-def _terminated(_signal: int, _frame: FrameType | None) -> NoReturn:
-    """SIGTERM is what Ctrl-C is: the batch goes on, and what is held goes to the spool."""
-    raise KeyboardInterrupt
-
-
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="otel-bridge")
 def cli() -> None:
     """Anthropic Message Batches in OpenTelemetry and LangSmith."""
     logging.basicConfig(level=logging.WARNING, format="otel-bridge: %(message)s", stream=sys.stderr)
     logging.getLogger("anthropic").setLevel(logging.ERROR)
-    signal.signal(signal.SIGTERM, _terminated)
-
-
-class _Session:
-    """One command's executor and telemetry, under the caller's trace where there is one."""
-
-    def __init__(self, *, as_json: bool, max_cost: float | None = None) -> None:
-        self.settings = Settings.from_env(strict=True)
-        if max_cost is not None:
-            self.settings = dataclasses.replace(self.settings, max_cost=max_cost)
-        self.console = Console(stderr=True)
-        self.as_json = as_json
-        self.output: str | None = None
-        self.telemetry = Telemetry(self.settings).set_up()
-        # OpenTelemetry's environment carrier: TRACEPARENT, TRACESTATE, BAGGAGE.
-        attach(propagate.extract({k.lower(): v for k, v in os.environ.items()}))
-        self.progress = render.Progress(self.console)
-        click.get_current_context().obj = self.telemetry
-        self.executor = BatchExecutor(settings=self.settings, on_progress=self.progress.update)
-
-    def submit(
-        self, requests: list[Request]
-    ) -> tuple[list[BatchHandle], PartialSubmissionError | None]:
-        """What was created, and why that is not all."""
-        try:
-            return self.executor.submit(requests), None
-        except PartialSubmissionError as error:
-            return list(error.handles), error
-
-    def write(
-        self, results: Iterable[BatchResult], batches: list[BatchHandle], output: str | None
-    ) -> Counter[str]:
-        """Write each result as it is read, so that nothing of telemetry can keep it back.
-
-        Returns the number of results by type; `batches` may grow meanwhile.
-        """
-        outcomes: Counter[str] = Counter()
-        self.output = output or (f"{batches[0].id}.jsonl" if self.as_json else None)
-        again = f"`otel-bridge collect {batches[0].id}`"
-        try:
-            with _results_file(self.output) as file, self.progress:
-                for result in results:
-                    file.write(result.raw + b"\n")
-                    outcomes[result.type] += 1
-        except KeyboardInterrupt:
-            raise BridgeError(f"interrupted; the batch goes on, {again} reads it") from None
-        except OSError as error:
-            raise BridgeError(
-                f"{self.output or 'stdout'}: results cannot be written ({error.strerror}); "
-                f"{again} reads them again"
-            ) from error
-        return outcomes
-
-    def summarise(
-        self, batches: list[BatchHandle], outcomes: Mapping[str, int], attempts: int = 1
-    ) -> None:
-        reports = self.telemetry.finish()
-        summary = render.Summary.of(batches, outcomes, attempts, reports, self.telemetry.langsmith)
-        if self.as_json:
-            click.echo(orjson.dumps({**summary.to_dict(), "output": self.output}))
-        else:
-            render.print_summary(self.console, summary)
-        for report in reports:
-            if report.complaint:
-                click.echo(f"otel-bridge: {report.complaint}", err=True)
-
-
-@contextlib.contextmanager
-def _results_file(path: str | None) -> Iterator[BinaryIO]:
-    """Where results go: a file, or stdout."""
-    if path is None:
-        yield sys.stdout.buffer
-        sys.stdout.buffer.flush()
-        return
-    with Path(path).open("wb") as file:
-        yield file
+    signal.signal(signal.SIGTERM, terminated)
 
 
 def _check_output(output: str | None, *, as_json: bool) -> None:
@@ -198,7 +112,7 @@ def run(
     """Run the requests in FILE (JSONL, - for stdin): submit, wait, collect, emit."""
     requests = read_requests(file)
     _check_output(output, as_json=as_json)
-    session = _Session(as_json=as_json, max_cost=max_cost)
+    session = Session(as_json=as_json, max_cost=max_cost)
     run = session.executor.start(requests)
     outcomes = session.write(run, run.handles, output)
     session.summarise(run.handles, outcomes, run.attempts)
@@ -215,7 +129,7 @@ def run(
 def submit(file: str, max_cost: float | None, as_json: bool) -> None:
     """Submit the requests in FILE and print what `collect` needs."""
     requests = read_requests(file)
-    session = _Session(as_json=as_json, max_cost=max_cost)
+    session = Session(as_json=as_json, max_cost=max_cost)
     handles, lack = session.submit(requests)
     reports = session.telemetry.finish()
     if as_json:
@@ -272,7 +186,7 @@ def collect(batch: str, output: str | None, as_json: bool, fail_on_error: bool) 
     """Wait for BATCH and collect it: a batch id, or the file that `submit --json` wrote."""
     handles = _handles(batch)
     _check_output(output, as_json=as_json)
-    session = _Session(as_json=as_json)
+    session = Session(as_json=as_json)
     results = itertools.chain.from_iterable(map(session.executor.collect, handles))
     outcomes = session.write(results, handles, output)
     session.summarise(handles, outcomes)
@@ -289,6 +203,21 @@ def _to_go_on(lack: PartialSubmissionError) -> PartialSubmissionError:
     with path.open("wb") as file:
         file.writelines(orjson.dumps(each) + b"\n" for each in lack.unsubmitted)
     return PartialSubmissionError(f"{lack}; submit {path} to go on", lack.handles, lack.unsubmitted)
+
+
+@cli.command()
+@click.argument("batches", nargs=-1)
+@_as_json
+@_command
+def watch(batches: tuple[str, ...], as_json: bool) -> None:
+    """Show BATCHES until they end, or all that have not; nothing is collected."""
+    executor = BatchExecutor(settings=Settings.from_env(strict=True))
+    told = watching.watch(executor, batches, Console(stderr=True))
+    if as_json:
+        click.echo(orjson.dumps({"batches": told}))
+    elif not told:
+        click.echo("otel-bridge: no batch is in progress", err=True)
+    _leave(0)
 
 
 def _handles(batch: str) -> list[BatchHandle]:

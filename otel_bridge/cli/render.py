@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Self
 
-from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, ProgressColumn, Task, TextColumn
 from rich.progress import Progress as RichProgress
 from rich.table import Table
+from rich.text import Text
 
 from otel_bridge import identity
 from otel_bridge.telemetry import OUTCOMES
@@ -25,6 +26,13 @@ if TYPE_CHECKING:
     from otel_bridge.telemetry import BatchFacts, BatchRecording
 
 
+class _Elapsed(ProgressColumn):
+    """How long a batch takes, whenever one began to look at it."""
+
+    def render(self, task: Task) -> Text:
+        return Text(str(task.fields["batch"].elapsed).split(".", maxsplit=1)[0])
+
+
 class Progress:
     """A batch's state as the API tells it: no request is counted before the batch's end."""
 
@@ -33,7 +41,7 @@ class Progress:
             TextColumn("{task.description}"),
             BarColumn(),
             TextColumn("{task.fields[state]}"),
-            TimeElapsedColumn(),
+            _Elapsed(),
             console=console,
             disable=not console.is_terminal,
             transient=False,
@@ -58,16 +66,18 @@ class Progress:
         self._states[batch.id] = batch.status
         task = self._tasks.get(batch.id)
         if task is None:
-            task = self._bar.add_task(batch.id, total=None, state=batch.status)
+            task = self._bar.add_task(batch.id, total=None, state=batch.status, batch=batch)
             self._tasks[batch.id] = task
         if batch.status == "ended":
             done = batch.counts.get("succeeded", 0)
             state = f"ended, {done} of {batch.request_count} succeeded"
-            self._bar.update(task, total=1, completed=1, state=state)
+            self._bar.update(task, total=1, completed=1, state=state, batch=batch)
             return
         left = (batch.expires_at - datetime.now(UTC)) if batch.expires_at else None
         expiry = f", expires in {str(left).split('.')[0]}" if left else ""
-        self._bar.update(task, state=f"{batch.status}, {batch.request_count} requests{expiry}")
+        self._bar.update(
+            task, batch=batch, state=f"{batch.status}, {batch.request_count} requests{expiry}"
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from otel_bridge.usage import TokenUsage
@@ -64,6 +64,11 @@ class BatchFacts:
     def request_count(self) -> int:
         """Number of requests in the batch."""
         return sum(self.counts.values())
+
+    @property
+    def elapsed(self) -> timedelta:
+        """How long the batch took, or takes so far."""
+        return (self.ended_at or datetime.now(UTC)) - self.created_at
 
     @property
     def start_ns(self) -> int:
