@@ -13,6 +13,7 @@ from typing import Any
 from platformdirs import user_state_path
 
 from otel_bridge.errors import ConfigurationError
+from otel_bridge.redaction import Hook, Redaction
 
 logger = logging.getLogger(__name__)
 _warned: set[tuple[str, str]] = set()
@@ -113,6 +114,10 @@ VARIABLES = (
     ),
     Variable("OTEL_BRIDGE_MAX_ATTEMPTS", "max_attempts", _attempts, "batches per request"),
     Variable("OTEL_BRIDGE_MAX_COST", "max_cost", _dollars, "USD above which nothing is sent"),
+    Variable(
+        "OTEL_BRIDGE_LANGSMITH_ROUTE", "langsmith_route", _choice("direct", "collector"), "the way"
+    ),
+    Variable("OTEL_BRIDGE_REDACTION", "redaction", Redaction, "package.module:callable"),
     Variable("OTEL_BRIDGE_STATE_DIR", "state_dir", _directory, "journal and spool"),
     Variable(
         "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT",
@@ -151,7 +156,9 @@ class Settings:
     `max_request_spans` is the number of request spans per batch, None for no cap. `max_attempts`
     is the number of batches that a request may go through, the first included; `max_cost` is what
     a submission may cost at most, None for no bound. `state_dir` is where journal and spool are
-    kept, None for neither.
+    kept, None for neither. `langsmith_tracing` is None where nothing is said of it, which leaves
+    the mirror off unless a pipeline names it. `redaction` sees prompts, answers and tool arguments
+    before they leave; any callable may be passed.
     """
 
     poll_interval: float = 30.0
@@ -161,15 +168,21 @@ class Settings:
     max_cost: float | None = None
     langsmith_content: bool = False
     langsmith_spans: str = "genai"
+    langsmith_route: str = "direct"
     span_content: bool = False
     sdk_disabled: bool = False
     latest_semconv_only: bool = False
-    langsmith_tracing: bool = False
+    langsmith_tracing: bool | None = None
     langsmith_project: str = "default"
     langsmith_hide_inputs: bool = False
     langsmith_hide_outputs: bool = False
     langsmith_sampling_rate: float = 1.0
+    redaction: Hook | None = None
     state_dir: Path | None = field(default_factory=lambda: user_state_path("otel-bridge"))
+
+    def __post_init__(self) -> None:
+        if self.redaction is not None and not isinstance(self.redaction, Redaction):
+            object.__setattr__(self, "redaction", Redaction(self.redaction))
 
     @classmethod
     def from_env(
@@ -191,7 +204,9 @@ class Settings:
             if not text:
                 continue
             try:
-                values[variable.setting] = variable.parse(text)
+                value = values[variable.setting] = variable.parse(text)
+                if strict and isinstance(value, Redaction):
+                    value.resolve()
             except ValueError as error:
                 message = f"{name}={text!r} cannot be used: {error}"
                 if strict:
@@ -199,4 +214,7 @@ class Settings:
                 if (name, text) not in _warned:
                     _warned.add((name, text))
                     logger.warning("%s; the default is used", message)
+        named = environ.get("OTEL_TRACES_EXPORTER", "").split(",")
+        if "langsmith" in (each.strip() for each in named):
+            values.setdefault("langsmith_tracing", True)
         return cls(**values)

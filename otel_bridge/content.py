@@ -12,6 +12,7 @@ import orjson
 
 from otel_bridge import semconv
 from otel_bridge.process import renew_after_fork
+from otel_bridge.redaction import Hook
 
 Json = dict[str, Any]
 
@@ -90,38 +91,34 @@ def _media(kind: str, source: Mapping[str, Any]) -> Json:
     }
 
 
-def input_messages(params: Mapping[str, Any]) -> str:
-    """`gen_ai.input.messages` of a request's parameters, as JSON."""
+def input_messages(params: Mapping[str, Any]) -> list[Json]:
+    """`gen_ai.input.messages` of a request's parameters."""
     messages = params.get("messages") or []
-    return _dumps(
-        [
-            {
-                "role": message.get("role"),
-                "parts": [_part(block) for block in _blocks(message.get("content"))],
-            }
-            for message in map(_decoded, messages)
-        ]
-    )
+    return [
+        {
+            "role": message.get("role"),
+            "parts": [_part(block) for block in _blocks(message.get("content"))],
+        }
+        for message in map(_decoded, messages)
+    ]
 
 
-def output_messages(message: Mapping[str, Any]) -> str:
-    """`gen_ai.output.messages` of an answer, as JSON."""
+def output_messages(message: Mapping[str, Any]) -> list[Json]:
+    """`gen_ai.output.messages` of an answer."""
     reasons = finish_reasons(message)
-    return _dumps(
-        [
-            {
-                "role": message.get("role", "assistant"),
-                "parts": [_part(block) for block in _blocks(message.get("content"))],
-                "finish_reason": reasons[0] if reasons else "stop",
-            }
-        ]
-    )
+    return [
+        {
+            "role": message.get("role", "assistant"),
+            "parts": [_part(block) for block in _blocks(message.get("content"))],
+            "finish_reason": reasons[0] if reasons else "stop",
+        }
+    ]
 
 
-def system_instructions(params: Mapping[str, Any]) -> str | None:
-    """`gen_ai.system_instructions` of a request's parameters, as JSON; None without any."""
+def system_instructions(params: Mapping[str, Any]) -> list[Json] | None:
+    """`gen_ai.system_instructions` of a request's parameters; None without any."""
     system = params.get("system")
-    return _dumps([_part(block) for block in _blocks(system)]) if system else None
+    return [_part(block) for block in _blocks(system)] if system else None
 
 
 def finish_reasons(message: Mapping[str, Any]) -> list[str]:
@@ -131,17 +128,22 @@ def finish_reasons(message: Mapping[str, Any]) -> list[str]:
 
 
 def span_content(
-    params: Mapping[str, Any] | None, message: Mapping[str, Any] | None
+    params: Mapping[str, Any] | None,
+    message: Mapping[str, Any] | None,
+    redaction: Hook | None = None,
 ) -> dict[str, str]:
-    """The content attributes of a span, as far as they are known."""
-    attributes: dict[str, str] = {}
-    if params:
-        attributes[semconv.GEN_AI_INPUT_MESSAGES] = input_messages(params)
-        if instructions := system_instructions(params):
-            attributes[semconv.GEN_AI_SYSTEM_INSTRUCTIONS] = instructions
-    if message:
-        attributes[semconv.GEN_AI_OUTPUT_MESSAGES] = output_messages(message)
-    return attributes
+    """The content attributes of a span as JSON, as far as they are known and may be told."""
+    known = {
+        semconv.GEN_AI_INPUT_MESSAGES: input_messages(params) if params else None,
+        semconv.GEN_AI_SYSTEM_INSTRUCTIONS: system_instructions(params) if params else None,
+        semconv.GEN_AI_OUTPUT_MESSAGES: output_messages(message) if message else None,
+    }
+    told = {name: _dumps(value) for name, value in known.items() if value is not None}
+    if redaction is None:
+        return told
+    # The hook gets a copy: what it changes must not change the caller's request.
+    redacted = {name: redaction(orjson.loads(text)) for name, text in told.items()}
+    return {name: _dumps(value) for name, value in redacted.items() if value is not None}
 
 
 def langsmith_inputs(params: Mapping[str, Any]) -> Json:

@@ -60,7 +60,7 @@ class Cost:
         return self.input_cost + self.output_cost
 
     def __add__(self, other: Cost) -> Cost:
-        return Cost(*map(add, _parts(self), _parts(other)))
+        return Cost(*map(add, parts(self), parts(other)))
 
     def to_attributes(self, total_name: str) -> dict[str, float]:
         """Span attributes: the total under its name, and each part that is not 0 below it."""
@@ -93,13 +93,14 @@ class Cost:
             },
             "output_cost_details": {"reasoning": self.reasoning, "web_search": self.web_search},
         }
-        for name, parts in details.items():
-            if known := {part: value for part, value in parts.items() if value}:
+        for name, by_type in details.items():
+            if known := {part: value for part, value in by_type.items() if value}:
                 metadata[name] = known
         return metadata
 
 
-_parts = attrgetter(*Cost.__slots__)
+parts = attrgetter(*Cost.__slots__)
+"""The fields in order."""
 _PART_PREFIX = "anthropic.usage.cost."
 
 

@@ -2,13 +2,44 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+from opentelemetry.attributes import BoundedAttributes
+
+if TYPE_CHECKING:
+    from opentelemetry.context import Context
+    from opentelemetry.metrics import Histogram
+    from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
 
 
 def span_processors(provider: Any) -> tuple[Any, ...]:
     """The processors of an SDK tracer provider; none of any other."""
     active = getattr(provider, "_active_span_processor", None)
     return tuple(getattr(active, "_span_processors", ()))
+
+
+def put_first(provider: Any, processor: SpanProcessor) -> None:
+    """Add a processor before all others, where the provider has an order; else as it adds them."""
+    provider.add_span_processor(processor)
+    active = getattr(provider, "_active_span_processor", None)
+    processors = span_processors(provider)
+    if active is not None and processor in processors:
+        others = tuple(each for each in processors if each is not processor)
+        active._span_processors = (processor, *others)  # noqa: SLF001 - there is no public way
+
+
+def add_attributes(span: ReadableSpan, attributes: Mapping[str, Any]) -> None:
+    """Add to an ended span what the processors and exporters after this one shall see.
+
+    The SDK lets nobody set attributes when a span ends, `_on_ending` included.
+    """
+    told = span._attributes  # noqa: SLF001 - as above
+    added = BoundedAttributes(attributes={**(told or {}), **attributes})
+    added.dropped = span.dropped_attributes
+    span._attributes = added  # noqa: SLF001
 
 
 def smallest_queue(provider: Any, default: int) -> int:
@@ -21,3 +52,53 @@ def smallest_queue(provider: Any, default: int) -> int:
 def has_metric_readers(provider: Any) -> bool:
     """Whether anybody reads an SDK meter provider's metrics."""
     return bool(getattr(provider, "_metric_readers", ()))
+
+
+def record_many(
+    histogram: Histogram,
+    values: Sequence[float],
+    attributes: Mapping[str, str],
+    context: Context,
+) -> None:
+    """Record each value, ten times faster than by `record` where the SDK lets itself be reached.
+
+    `record` cleans, sorts and hashes the same attributes again for each value, which for a batch
+    costs more than all else. Only the first value becomes an exemplar of `context`'s span.
+    """
+    if not values:
+        return
+    histogram.record(values[0], attributes, context)
+    aggregations = _aggregations(histogram, dict(attributes))
+    if aggregations is None:
+        for value in values[1:]:
+            histogram.record(value, attributes, context)
+        return
+    for lock, find in aggregations:
+        measurement = SimpleNamespace(attributes=attributes, context=context)
+        # A reader of deltas discards its aggregations as it collects them, under the same lock.
+        with lock:
+            aggregate = find().aggregate
+            for value in values[1:]:
+                measurement.value = value
+                aggregate(measurement, False)
+
+
+def _aggregations(
+    histogram: Any, attributes: dict[str, str]
+) -> list[tuple[Any, Callable[[], Any]]] | None:
+    """Lock and way to the aggregation of each reader and view; None where the SDK is another."""
+    try:
+        from opentelemetry.sdk.metrics._internal._view_instrument_match import (  # noqa: PLC0415
+            _hash_attributes,
+        )
+
+        found: list[tuple[Any, Callable[[], Any]]] = []
+        for storage in histogram._measurement_consumer._reader_storages.values():  # noqa: SLF001
+            for match in storage._get_or_init_view_instrument_match(histogram):  # noqa: SLF001
+                kept = match._view._attribute_keys  # noqa: SLF001
+                seen = {k: v for k, v in attributes.items() if kept is None or k in kept}
+                find = partial(match._get_or_create_aggregation, _hash_attributes(seen), seen)  # noqa: SLF001
+                found.append((match._lock, find))  # noqa: SLF001
+    except (AttributeError, ImportError, TypeError):
+        return None
+    return found

@@ -122,11 +122,8 @@ def test_sums_equal_the_truth(
         "cache_creation.ephemeral_5m_input_tokens": truth["ephemeral_5m_input_tokens"],
         "cache_creation.ephemeral_1h_input_tokens": truth["ephemeral_1h_input_tokens"],
         "reasoning.output_tokens": truth["thinking_tokens"],
-    } | (
-        {"server_tool_use.web_search_requests": truth["web_search_requests"]}
-        if truth["web_search_requests"]
-        else {}
-    )
+        "server_tool_use.web_search_requests": truth["web_search_requests"],
+    }
     assert batch.attributes[semconv.BATCH_COST] == pytest.approx(cost, rel=0, abs=1e-9)
     for outcome in OUTCOMES:
         assert batch.attributes[f"anthropic.message.batch.{outcome}_count"] == truth[outcome]

@@ -209,7 +209,7 @@ REASONS = {
 def test_stop_reasons_become_the_conventions_finish_reasons(stop: str) -> None:
     answer = message(stop_reason=stop)
     assert content.finish_reasons(answer) == [REASONS[stop]]
-    (spoken,) = json.loads(content.output_messages(answer))
+    (spoken,) = content.output_messages(answer)
     assert spoken["finish_reason"] == REASONS[stop]
     assert content.finish_reasons({"stop_reason": None}) == []
 

@@ -385,3 +385,113 @@ def test_usage_is_read_from_the_outputs_before_the_metadata(
         "total_cost": 1.0,
     }
     assert langsmith.usage_totals("chain")["input_tokens"] == 1000
+
+
+@contextmanager
+def tracing(server: LangSmithCapture, **headers: str) -> Iterator[TracerProvider]:
+    """Real OTLP exports of one span each, in order of their ends: children before parents."""
+    exporter = OTLPSpanExporter(
+        endpoint=f"{server.url}/otel/v1/traces",
+        headers={"x-api-key": "test", **headers},
+        compression=Compression.Gzip,
+    )
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    yield provider
+    provider.shutdown()
+
+
+def test_spans_over_otlp_become_runs_as_soon_as_their_parents_are_there(
+    langsmith: LangSmithCapture,
+) -> None:
+    with tracing(langsmith, **{"Langsmith-Project": "mine"}) as provider:
+        tracer = provider.get_tracer("scope")
+        with tracer.start_as_current_span("work"), tracer.start_as_current_span("inner"):
+            chat = tracer.start_span("chat m", kind=SpanKind.CLIENT)
+            chat.set_attributes(
+                {
+                    "gen_ai.operation.name": "chat",
+                    "gen_ai.system": "anthropic",
+                    "gen_ai.request.model": "m",
+                    "gen_ai.usage.input_tokens": 3,
+                    "gen_ai.input.messages": '[{"role": "user"}]',
+                    "gen_ai.completion": '{"text": "yes"}',
+                }
+            )
+            chat.set_status(Status(StatusCode.ERROR, "why"))
+            chat.end()
+            assert langsmith.runs == {}
+            assert [span.name for span in langsmith.waiting_spans] == ["chat m"]
+    runs = {each["name"]: each for each in langsmith.runs.values()}
+    assert set(runs) == {"work", "inner", "chat m"}
+    assert (langsmith.refusals, langsmith.orphans(), langsmith.waiting_spans) == ([], [], [])
+    assert runs["chat m"]["parent_run_id"] == runs["inner"]["id"]
+    assert runs["inner"]["parent_run_id"] == runs["work"]["id"] == runs["work"]["trace_id"]
+    assert runs["chat m"]["trace_id"] == runs["work"]["id"]
+    assert {run["session_name"] for run in runs.values()} == {"mine"}
+    assert [runs[name]["run_type"] for name in ("work", "chat m")] == ["chain", "llm"]
+    assert runs["chat m"]["error"] == "why"
+    assert runs["chat m"]["inputs"] == {"messages": [{"role": "user"}]}
+    assert runs["chat m"]["outputs"] == {"text": "yes"}
+    assert runs["chat m"]["extra"]["metadata"] == {
+        "ls_provider": "anthropic",
+        "ls_model_name": "m",
+        "usage_metadata": {"input_tokens": 3},
+    }
+    assert {each.headers["content-encoding"] for each in langsmith.requests} == {"gzip"}
+
+
+def test_langsmith_attributes_of_a_span_come_before_its_own(langsmith: LangSmithCapture) -> None:
+    root = run(name="root", end_time=START.isoformat())
+    child = run(root, after=1)
+    stamps = {
+        "langsmith.span.id": child["id"],
+        "langsmith.trace.id": child["trace_id"],
+        "langsmith.span.parent_id": root["id"],
+        "langsmith.span.dotted_order": child["dotted_order"],
+        "langsmith.trace.session_name": "project",
+        "langsmith.trace.name": "ChatAnthropic",
+        "langsmith.span.kind": "LLM",
+        "langsmith.span.tags": "a, b",
+        "langsmith.metadata.batch_id": "msgbatch_1",
+        "langsmith.usage_metadata": '{"input_tokens": 10, "total_cost": 0.5}',
+        "gen_ai.usage.input_tokens": 3,
+    }
+    with tracing(langsmith) as provider, connected(langsmith) as client:
+        tracer = provider.get_tracer("scope")
+        with tracer.start_as_current_span("unmirrored"):
+            tracer.start_span("chat m", attributes=stamps).end()
+        assert [each["name"] for each in langsmith.runs.values()] == ["unmirrored"]
+        send(client, root)
+        tracer.start_span("something", attributes={"langsmith.span.tags": ["c"]}).end()
+    mirrored = langsmith.runs[child["id"]]
+    assert {name: mirrored[name] for name in ("trace_id", "parent_run_id", "dotted_order")} == {
+        name: child[name] for name in ("trace_id", "parent_run_id", "dotted_order")
+    }
+    assert (mirrored["name"], mirrored["run_type"]) == ("ChatAnthropic", "llm")
+    assert (mirrored["session_name"], mirrored["tags"]) == ("project", ["a", "b"])
+    assert datetime.fromisoformat(mirrored["start_time"]) == START + timedelta(seconds=1)
+    assert mirrored["extra"]["metadata"] == {
+        "batch_id": "msgbatch_1",
+        "usage_metadata": {"input_tokens": 10, "total_cost": 0.5},
+    }
+    assert langsmith.usage_totals()["total_cost"] == 0.5
+    assert langsmith.refusals == []
+
+
+def test_spans_over_otlp_are_refused_without_a_key_and_runs_as_everywhere(
+    langsmith: LangSmithCapture,
+) -> None:
+    url = f"{langsmith.url}/otel/v1/traces"
+    key = {"x-api-key": "test"}
+    assert httpx2.post(url, content=b"", headers=PROTOBUF).status_code == 401
+    assert httpx2.post(url, json={}, headers=key).status_code == 415
+    assert httpx2.post(url, content=b"\xff", headers=PROTOBUF | key).status_code == 422
+    with tracing(langsmith) as provider:
+        tracer = provider.get_tracer("scope")
+        for stamp in ({"langsmith.span.id": str(uuid4())}, {"langsmith.span.kind": "agent"}):
+            tracer.start_span("bad", attributes=stamp).end()
+    assert langsmith.runs == {}
+    reasons = langsmith.refusals[-2:]
+    assert "no UUIDv7" in reasons[0]
+    assert "unknown" in reasons[1]

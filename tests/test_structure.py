@@ -14,6 +14,7 @@ FLOORS = {
     "owner": 0,
     "process": 0,
     "providers": 0,
+    "redaction": 0,
     "config": 1,
     "usage": 1,
     "identity": 1,

@@ -163,13 +163,20 @@ def test_former_names_stand_beside_the_current_until_opted_out(
     service: Any, make_requests: Make
 ) -> None:
     former = "gen_ai.usage.cache_creation.input_tokens"
-    service.executor().run(named(make_requests(1), "a-ok-1"))
-    attributes = by_custom_id(service)["a-ok-1"].attributes
-    assert attributes[former] == attributes["gen_ai.usage.cache_write.input_tokens"]
-    assert service.otlp.metric_count("gen_ai.client.token.usage") == 2
-    service.executor(latest_semconv_only=True).run(named(make_requests(1), "b-ok-1"))
-    assert former not in by_custom_id(service)["b-ok-1"].attributes
-    assert service.otlp.metric_count("gen_ai.client.token.usage") == 2
+    current = "gen_ai.usage.cache_write.input_tokens"
+    ids = [f"a-ok-{number}" for number in range(20)]
+    service.executor().run(named(make_requests(20), *ids))
+    written = [span for span in by_custom_id(service).values() if current in span.attributes]
+    assert written
+    assert all(span.attributes[former] == span.attributes[current] for span in written)
+    assert service.otlp.metric_count("gen_ai.client.token.usage") == 40
+    service.executor(latest_semconv_only=True).run(
+        named(make_requests(20), *(f"b-{name}" for name in ids))
+    )
+    latest = [span for name, span in by_custom_id(service).items() if name.startswith("b-")]
+    assert any(current in span.attributes for span in latest)
+    assert not any(former in span.attributes for span in latest)
+    assert service.otlp.metric_count("gen_ai.client.token.usage") == 40
 
 
 def test_an_unknown_model_has_no_cost_and_one_warning(

@@ -203,7 +203,7 @@ class ExecutorBase(Generic[ApiT]):
 
     def _finish(self, collector: Collector, handle: BatchHandle) -> None:
         collector.finish()
-        if self._mirror is not None and self._mirror.delivery.flush(patient=False):
+        if self._mirror is not None and self._mirror.force_flush():
             self.recorder.journal.tell(handle.id, "runs")
 
     def _abandon(self, handle: BatchHandle) -> None:

@@ -148,11 +148,12 @@ def usage_dict(usage: TokenUsage) -> dict[str, int]:
 def _run_url(
     recording: BatchRecording | None, langsmith: LangSmithSpanProcessor | None
 ) -> str | None:
-    if recording is None or langsmith is None or langsmith.delivery.report.reason:
+    delivery = langsmith.delivery if langsmith is not None else None
+    if recording is None or langsmith is None or delivery is None or delivery.report.reason:
         return None
     batch = recording.facts
     run = identity.run_id(identity.batch_span_id(batch.id), batch.start_ns)
-    return langsmith.delivery.run_url(str(run), langsmith.settings.langsmith_project)
+    return delivery.run_url(str(run), langsmith.settings.langsmith_project)
 
 
 def print_summary(console: Console, summary: Summary) -> None:

@@ -194,7 +194,7 @@ class Telemetry:
             flush.start()
         for flush in flushes:
             flush.join(max(deadline - time.monotonic(), 0.1))
-        if self.langsmith is not None:
+        if self.langsmith is not None and self.langsmith.delivery is not None:
             self.langsmith.delivery.close(0.0)
         return self.reports()
 
@@ -206,8 +206,8 @@ class Telemetry:
                 report.metrics_lost = self._complaints.about("metric_exporter") is not None
                 reason = self._complaints.about("trace_exporter") or self._complaints.about("otlp")
                 report.reason = reason if report.refused or report.metrics_lost else None
-        if self.langsmith is not None:
-            delivery = self.langsmith.delivery
+        delivery = self.langsmith.delivery if self.langsmith is not None else None
+        if delivery is not None:
             runs = delivery.report
             found.append(
                 BackendReport(

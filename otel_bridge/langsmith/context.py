@@ -1,35 +1,24 @@
-"""Which run a span hangs below: within a process, under `@traceable`, and across processes."""
+"""Which run a span hangs below: within this process, and under `@traceable`."""
 
 from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from langsmith import get_current_run_tree
-from opentelemetry import context as otel_context
-from opentelemetry import trace
-from opentelemetry.context import Context
-from opentelemetry.propagators.textmap import (
-    CarrierT,
-    Getter,
-    Setter,
-    TextMapPropagator,
-    default_getter,
-    default_setter,
-)
+from langsmith import get_current_run_tree, get_tracing_context
 
 from otel_bridge.process import renew_after_fork
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan
 
-HEADER = "langsmith-trace"
-PROJECT_HEADER = "langsmith-project"
-_KEY = otel_context.create_key("otel-bridge-langsmith-run")
+THREAD_KEYS = ("session_id", "thread_id", "conversation_id")
+"""Metadata by which LangSmith groups traces into a thread; every run of it has to carry them."""
 _START_FORMAT = "%Y%m%dT%H%M%S%fZ"
 
 
@@ -47,6 +36,11 @@ class RunContext:
     span: ReadableSpan | None = None
     """The open span, while it lives in this process and is not posted yet."""
     parent: RunContext | None = None
+    span_id: int = 0
+    thread: Mapping[str, str] = field(default_factory=dict)
+    """Which thread the trace belongs to, by `THREAD_KEYS`."""
+    counts_calls: bool = False
+    """Whether the run counts a model call itself, as those of `wrap_anthropic` do."""
 
     @classmethod
     def from_dotted_order(cls, dotted_order: str, project: str | None = None) -> RunContext | None:
@@ -67,7 +61,25 @@ def traceable_parent() -> RunContext | None:
     tree = get_current_run_tree()
     if tree is None or not tree.dotted_order:
         return None
-    return RunContext.from_dotted_order(tree.dotted_order, tree.session_name)
+    run = RunContext.from_dotted_order(tree.dotted_order, tree.session_name)
+    if run is not None:
+        run.thread = thread_of({**(get_tracing_context()["metadata"] or {}), **tree.metadata})
+        run.counts_calls = tree.run_type == "llm" and "ls_provider" in tree.metadata
+    return run
+
+
+def thread_of(metadata: Mapping[str, Any]) -> dict[str, str]:
+    """What of a run's metadata names its thread."""
+    return {name: str(metadata[name]) for name in THREAD_KEYS if metadata.get(name)}
+
+
+def nearest(known: RunContext | None, active: RunContext | None) -> RunContext | None:
+    """The nearer of two runs that are open here: the one below the other, else the later."""
+    if known is None or active is None:
+        return known or active
+    if known.trace_id == active.trace_id:
+        return active if len(active.dotted_order) > len(known.dotted_order) else known
+    return active if active.start_ns > known.start_ns else known
 
 
 class Ancestry:
@@ -84,10 +96,15 @@ class Ancestry:
         self._lock = threading.Lock()
 
     def get(self, span_id: int) -> RunContext | None:
-        return self._runs.get(span_id)
+        run = self._runs.get(span_id)
+        if run is not None:
+            with self._lock:
+                if span_id in self._runs:
+                    self._runs.move_to_end(span_id)  # what spans are started below stays
+        return run
 
     def note(self, span_id: int, run: RunContext) -> None:
-        """Remember; the oldest goes when there are too many."""
+        """Remember; what was asked for longest ago goes when there are too many."""
         with self._lock:
             self._runs[span_id] = run
             if len(self._runs) > self._size:
@@ -95,52 +112,3 @@ class Ancestry:
 
 
 ancestry = Ancestry()
-
-
-class LangSmithPropagator(TextMapPropagator):
-    """Carries the LangSmith run across processes as `langsmith-trace`, beside W3C headers.
-
-    The header is LangSmith's own (`RunTree.to_headers`); the project travels as
-    `langsmith-project`, since LangSmith's use of `baggage` would overwrite W3C baggage.
-    """
-
-    def extract(
-        self,
-        carrier: CarrierT,
-        context: Context | None = None,
-        getter: Getter[CarrierT] = default_getter,
-    ) -> Context:
-        context = Context() if context is None else context
-        header = getter.get(carrier, HEADER)
-        project = getter.get(carrier, PROJECT_HEADER)
-        run = (
-            RunContext.from_dotted_order(header[0], project[0] if project else None)
-            if (header)
-            else None
-        )
-        return otel_context.set_value(_KEY, run, context) if run else context
-
-    def inject(
-        self,
-        carrier: CarrierT,
-        context: Context | None = None,
-        setter: Setter[CarrierT] = default_setter,
-    ) -> None:
-        span = trace.get_current_span(context).get_span_context()
-        run = ancestry.get(span.span_id) if span.is_valid else None
-        run = run or remote_parent(context) or traceable_parent()
-        if run is None:
-            return
-        setter.set(carrier, HEADER, run.dotted_order)
-        if run.project:
-            setter.set(carrier, PROJECT_HEADER, run.project)
-
-    @property
-    def fields(self) -> set[str]:
-        return {HEADER, PROJECT_HEADER}
-
-
-def remote_parent(context: Context | None) -> RunContext | None:
-    """The run that `LangSmithPropagator` extracted into `context`."""
-    run = otel_context.get_value(_KEY, context)
-    return run if isinstance(run, RunContext) else None

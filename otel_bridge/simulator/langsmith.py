@@ -7,6 +7,9 @@ import time
 from typing import Any
 from uuid import NAMESPACE_URL, uuid5
 
+from google.protobuf.message import DecodeError
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
+
 from otel_bridge.simulator.ingest import (
     MAX_BODY_BYTES,
     RefusedError,
@@ -15,7 +18,9 @@ from otel_bridge.simulator.ingest import (
     operations,
     usage_of,
 )
+from otel_bridge.simulator.otlp import CapturedSpan, spans_of
 from otel_bridge.simulator.server import LoopbackServer, Request, Response
+from otel_bridge.simulator.spanruns import SpanRuns
 
 _TENANT = str(uuid5(NAMESPACE_URL, "otel-bridge simulator tenant"))
 _DETAILS = {
@@ -41,6 +46,7 @@ class LangSmithCapture(LoopbackServer):
         self._zstd = zstd
         self._api_key = api_key
         self._runs = Runs()
+        self._spans = SpanRuns()
         self.refusals: list[str] = []
         """Why runs were refused."""
         self.conflicts: list[str] = []
@@ -53,6 +59,12 @@ class LangSmithCapture(LoopbackServer):
         """Runs by id, each as its post and patches add up."""
         with self._lock:
             return dict(self._runs.merged)
+
+    @property
+    def waiting_spans(self) -> list[CapturedSpan]:
+        """Spans that came over OTLP and make no run, since their parents have not come."""
+        with self._lock:
+            return self._spans.waiting
 
     def orphans(self) -> list[str]:
         """Runs that were never posted, and runs whose parent was not."""
@@ -91,6 +103,8 @@ class LangSmithCapture(LoopbackServer):
                     self._take([("post", request.json())])
                 case "PATCH", _ if path.startswith("/runs/"):
                     self._take([("patch", {"id": path.rpartition("/")[2], **request.json()})])
+                case "POST", "/otel/v1/traces":
+                    return self._take_spans(request)
                 case "GET", "/sessions":
                     return Response.of_json([_session(request.query.get("name", "default"))])
                 case _:
@@ -99,7 +113,7 @@ class LangSmithCapture(LoopbackServer):
             if error.status != 409:
                 self.refusals.append(str(error))
             return Response.of_json({"detail": str(error)}, error.status)
-        except (ValueError, LookupError, TypeError, AttributeError) as error:
+        except (DecodeError, ValueError, LookupError, TypeError, AttributeError) as error:
             self.refusals.append(f"malformed: {error}")
             return Response.of_json({"detail": f"malformed: {error}"}, 422)
         return Response.of_json({"message": "Runs batch ingested"}, 202)
@@ -146,6 +160,22 @@ class LangSmithCapture(LoopbackServer):
             self.conflicts += repeats
         if repeats:
             raise RefusedError(409, f"posted before: {', '.join(repeats[:3])}")
+
+    def _take_spans(self, request: Request) -> Response:
+        """Any OTLP request is answered with 200, whatever becomes of its spans."""
+        if request.headers.get("content-type") != "application/x-protobuf":
+            raise RefusedError(415, "content-type must be application/x-protobuf")
+        spans = spans_of(request.body)
+        project = request.headers.get("langsmith-project") or "default"
+        with self._lock:
+            for run in self._spans.take(spans, project, self._runs.merged):
+                try:
+                    self._take([("post", run)])
+                except RefusedError as error:
+                    if error.status != 409:
+                        self.refusals.append(str(error))
+        reply = ExportTraceServiceResponse().SerializeToString()
+        return Response(200, reply, {"content-type": "application/x-protobuf"})
 
 
 def _session(name: str) -> dict[str, Any]:

@@ -109,7 +109,9 @@ class OtlpCapture(LoopbackServer):
         try:
             match request.path:
                 case "/v1/traces":
-                    self._take_traces(ExportTraceServiceRequest.FromString(request.body))
+                    spans = spans_of(request.body)
+                    with self._lock:
+                        self.spans += spans
                     reply: Any = ExportTraceServiceResponse()
                 case "/v1/metrics":
                     self._take_metrics(ExportMetricsServiceRequest.FromString(request.body))
@@ -122,16 +124,6 @@ class OtlpCapture(LoopbackServer):
             self.refusals.append(str(error))
             return Response.of_json({"message": str(error)}, 400)
         return Response(200, reply.SerializeToString(), {"content-type": "application/x-protobuf"})
-
-    def _take_traces(self, message: ExportTraceServiceRequest) -> None:
-        spans = [
-            _span(span, _attributes(resource.resource.attributes), scoped.scope.name)
-            for resource in message.resource_spans
-            for scoped in resource.scope_spans
-            for span in scoped.spans
-        ]
-        with self._lock:
-            self.spans += spans
 
     def _take_metrics(self, message: ExportMetricsServiceRequest) -> None:
         with self._lock:
@@ -161,6 +153,16 @@ class OtlpCapture(LoopbackServer):
                 continue
             labels = repr(sorted(point.attributes.items()))
             self._cumulative[source, metric.name, labels, raw.start_time_unix_nano] = point
+
+
+def spans_of(body: bytes) -> list[CapturedSpan]:
+    """The spans of an OTLP export request. Raises DecodeError and ValueError."""
+    return [
+        _span(span, _attributes(resource.resource.attributes), scoped.scope.name)
+        for resource in ExportTraceServiceRequest.FromString(body).resource_spans
+        for scoped in resource.scope_spans
+        for span in scoped.spans
+    ]
 
 
 def _span(span: Any, resource: Attributes, scope: str) -> CapturedSpan:

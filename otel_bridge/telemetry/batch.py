@@ -82,7 +82,7 @@ class BatchFacts:
         return max(_nanoseconds(end), self.start_ns)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Outcome:
     """What became of one request, read strictly from one line of the results."""
 
@@ -102,7 +102,7 @@ class Outcome:
         message = error_type = error_message = request_id = None
         if kind == SUCCEEDED:
             message = result.get("message")
-            if not isinstance(message, Mapping):
+            if not isinstance(message, dict):
                 message, kind = None, UNKNOWN
         elif kind == "errored":
             envelope = result.get("error") or {}

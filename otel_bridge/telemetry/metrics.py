@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import threading
-from array import array
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from otel_bridge import semconv
-from otel_bridge.providers import has_metric_readers
+from otel_bridge.providers import has_metric_readers, record_many
 from otel_bridge.telemetry.batch import SUCCEEDED, BatchFacts
 from otel_bridge.telemetry.losses import losses
-from otel_bridge.usage import TokenUsage
+from otel_bridge.telemetry.sums import Measured
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
     from opentelemetry.metrics import MeterProvider
-
-    from otel_bridge.pricing import Cost
 
 # GenAI conventions, gen_ai.client.inference.operation.*: powers of 4.
 TOKEN_BUCKETS = [4**exponent for exponent in range(14)]
@@ -28,28 +24,6 @@ COST_BUCKETS = [1e-5, 1e-4, 5e-4, 1e-3, 5e-3, 1e-2, 5e-2, 0.1, 0.5, 1, 5, 10]
 DURATION_BUCKETS = [1, 10, 30, 60, 300, 600, 1800, 3600, 7200, 14400, 28800, 43200, 64800, 86400]
 
 Attributes = dict[str, str]
-
-
-@dataclass(slots=True)
-class Measured:
-    """What the answers of one model came to: their sum, and each one's tokens and cost in USD.
-
-    Kept until the batch is complete, 24 bytes an answer: only then is it known that nobody else
-    counted the batch, and a batch that is read again must not be counted twice.
-    """
-
-    usage: TokenUsage = field(default_factory=TokenUsage)
-    inputs: array[int] = field(default_factory=lambda: array("q"))
-    outputs: array[int] = field(default_factory=lambda: array("q"))
-    costs: array[float] = field(default_factory=lambda: array("d"))
-
-    def add(self, usage: TokenUsage, cost: Cost | None) -> None:
-        """Take one answer in; one without a known price has no cost."""
-        self.usage += usage
-        self.inputs.append(usage.total_input_tokens)
-        self.outputs.append(usage.output_tokens)
-        if cost is not None:
-            self.costs.append(cost.total_cost)
 
 
 class BatchMetrics:
@@ -174,13 +148,11 @@ class BatchMetrics:
             ("output", measured.outputs, self._operation_output),
         )
         for kind, values, histogram in sides:
-            former = attributes | {semconv.GEN_AI_TOKEN_TYPE: kind}
-            for tokens in values:
-                histogram.record(tokens, attributes, context)
-                if self._legacy:
-                    self._token_usage.record(tokens, former, context)
-        for cost in measured.costs:
-            self._cost.record(cost, attributes, context)
+            record_many(histogram, values, attributes, context)
+            if self._legacy:
+                former = attributes | {semconv.GEN_AI_TOKEN_TYPE: kind}
+                record_many(self._token_usage, values, former, context)
+        record_many(self._cost, measured.costs, attributes, context)
 
 
 def _attributes(model: str) -> Attributes:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from opentelemetry import context as otel_context
@@ -29,10 +29,11 @@ from otel_bridge.telemetry.attributes import (
 from otel_bridge.telemetry.batch import OUTCOMES, SUCCEEDED, BatchFacts, Outcome
 from otel_bridge.telemetry.guard import Guarded, guarded
 from otel_bridge.telemetry.losses import losses
-from otel_bridge.telemetry.metrics import BatchMetrics, Measured
+from otel_bridge.telemetry.metrics import BatchMetrics
 from otel_bridge.telemetry.pacing import Pacer
 from otel_bridge.telemetry.selection import Selection
 from otel_bridge.telemetry.spans import chosen_id_tracer, start_span
+from otel_bridge.telemetry.sums import Measured, Sum
 from otel_bridge.telemetry.tally import Tally
 from otel_bridge.usage import TokenUsage
 from otel_bridge.version import __version__
@@ -50,19 +51,6 @@ class _Request:
     model: str
     cost: Cost | None
     params: Params | None
-
-
-@dataclass(slots=True)
-class _Sum:
-    count: int = 0
-    usage: TokenUsage = field(default_factory=TokenUsage)
-    cost: Cost | None = field(default_factory=Cost)
-    """None as soon as one part of it is unknown: no sum is better than a wrong one."""
-
-    def add(self, usage: TokenUsage, cost: Cost | None) -> None:
-        self.count += 1
-        self.usage = self.usage + usage
-        self.cost = None if cost is None or self.cost is None else self.cost + cost
 
 
 class BatchRecorder:
@@ -157,9 +145,8 @@ class BatchRecording(Guarded):
         self._parent = otel_context.Context()
         self._pacer = Pacer(recorder.provider)
         self._outcomes: Counter[tuple[str, str | None]] = Counter()
-        self._measured: dict[str, Measured] = {}
-        self._total = _Sum()
-        self._rolled: dict[tuple[str, str], _Sum] = {}
+        self._measured: defaultdict[str, Measured] = defaultdict(Measured)
+        self._rolled: defaultdict[tuple[str, str], Sum] = defaultdict(Sum)
         self._selection: Selection[_Request] | None = None
         self.tally: Tally | None = None
         """What was read so far, by whoever reads the results."""
@@ -180,6 +167,12 @@ class BatchRecording(Guarded):
         context = self._span.get_span_context()
         return f"{context.trace_id:032x}" if context.is_valid else None
 
+    def _total(self) -> Sum:
+        total = Sum()
+        for measured in self._measured.values():
+            total.merge(measured)
+        return total
+
     @property
     def attempt(self) -> int:
         """Number of the attempt at its requests that the batch is, from 1."""
@@ -193,12 +186,12 @@ class BatchRecording(Guarded):
     @property
     def usage(self) -> TokenUsage:
         """Tokens of all results so far."""
-        return self._total.usage
+        return self._total().usage
 
     @property
     def cost(self) -> Cost | None:
         """Cost of all results so far in USD, None where a model has no known price."""
-        return self._total.cost
+        return self._total().cost
 
     @property
     def outcomes(self) -> dict[str, int]:
@@ -284,9 +277,8 @@ class BatchRecording(Guarded):
         if outcome.message is not None:
             tier = (outcome.message.get("usage") or {}).get("service_tier") or "batch"
             cost = price(outcome.usage, model, tier=tier, at=self._batch.created_at)
-            self._measured.setdefault(model, Measured()).add(outcome.usage, cost)
+            self._measured[model].add(outcome.usage, cost)
         self._outcomes[outcome.kind, outcome.error_type] += 1
-        self._total.add(outcome.usage, cost)
         if self._silent:
             return
         request = _Request(outcome, model, cost, params)
@@ -299,9 +291,7 @@ class BatchRecording(Guarded):
             spread=identity.spread(self._batch.id, outcome.custom_id),
         )
         if spare is not None:
-            self._rolled.setdefault((spare.model, spare.outcome.kind), _Sum()).add(
-                spare.outcome.usage, spare.cost
-            )
+            self._rolled[spare.model, spare.outcome.kind].add(spare.outcome.usage, spare.cost)
 
     @guarded
     def unaccounted(self, kind: str, count: int, reason: str) -> None:
@@ -378,7 +368,8 @@ class BatchRecording(Guarded):
     @guarded
     def _end_span(self, batch: BatchFacts) -> None:
         counts = self.outcomes
-        self._span.set_attributes(batch_totals(counts, self._total.usage, self._total.cost))
+        total = self._total()
+        self._span.set_attributes(batch_totals(counts, total.usage, total.cost))
         if not counts[SUCCEEDED] and batch.request_count:
             self._span.set_attribute(semconv.ERROR_TYPE, "no_request_succeeded")
             self._span.set_status(Status(StatusCode.ERROR, "no request of the batch succeeded"))
@@ -393,7 +384,9 @@ class BatchRecording(Guarded):
         attributes |= request_attributes(request.params)
         attributes |= response_attributes(outcome)
         if self._settings.span_content:
-            attributes |= content.span_content(request.params, outcome.message)
+            attributes |= content.span_content(
+                request.params, outcome.message, self._settings.redaction
+            )
         if self._settings.langsmith_tracing and self._settings.langsmith_content:
             content.pending.put(
                 span_id,
@@ -402,7 +395,7 @@ class BatchRecording(Guarded):
             )
         self._span_of(span_id, request.model, attributes, outcome)
 
-    def _emit_rollup(self, model: str, kind: str, rolled: _Sum) -> None:
+    def _emit_rollup(self, model: str, kind: str, rolled: Sum) -> None:
         attributes = self._inference(model, kind, rolled.usage, rolled.cost)
         attributes[semconv.BATCH_ROLLUP] = rolled.count
         span_id = identity.rollup_span_id(self._batch.id, model, kind)

@@ -1,0 +1,180 @@
+"""The attributes of other libraries' GenAI spans under the conventions' names.
+
+Read from the source of, and from spans caught of: `anthropic` 2.13 (its own spans),
+`opentelemetry-instrumentation-genai-anthropic` 1.3b0, OpenLLMetry's
+`opentelemetry-instrumentation-anthropic` 0.62, `openinference-instrumentation-anthropic` 3.1 and
+`logfire` 5.4. All of them count cached tokens in their input tokens, as the conventions do.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+import orjson
+
+from otel_bridge import content, semconv
+from otel_bridge.usage import TokenUsage
+
+Attributes = Mapping[str, Any]
+Json = dict[str, Any]
+
+_GENAI = ("gen_ai.", "openinference.", "llm.", "traceloop.")
+_COPIED = re.compile(r"gen_ai\.conversation\.id|traceloop\.association\..*")
+"""What processors copy from baggage onto every span, whatever it is about."""
+
+_RENAMED = {
+    "gen_ai.system": semconv.GEN_AI_PROVIDER_NAME,
+    "llm.provider": semconv.GEN_AI_PROVIDER_NAME,
+    "llm.system": semconv.GEN_AI_PROVIDER_NAME,
+    "llm.request.model_name": semconv.GEN_AI_REQUEST_MODEL,
+    "llm.model_name": semconv.GEN_AI_REQUEST_MODEL,
+    "llm.response.model_name": semconv.GEN_AI_RESPONSE_MODEL,
+    "llm.token_count.prompt": semconv.GEN_AI_USAGE_INPUT_TOKENS,
+    "llm.token_count.completion": semconv.GEN_AI_USAGE_OUTPUT_TOKENS,
+    "llm.token_count.prompt_details.cache_read": semconv.GEN_AI_USAGE_CACHE_READ_INPUT_TOKENS,
+    "llm.token_count.prompt_details.cache_write": semconv.GEN_AI_USAGE_CACHE_WRITE_INPUT_TOKENS,
+    "llm.token_count.completion_details.reasoning": semconv.GEN_AI_USAGE_REASONING_OUTPUT_TOKENS,
+    "session.id": semconv.GEN_AI_CONVERSATION_ID,
+    "tool.name": semconv.GEN_AI_TOOL_NAME,
+}
+_OPERATIONS = {
+    "openinference.span.kind": {
+        "LLM": "chat",
+        "TOOL": "execute_tool",
+        "AGENT": "invoke_agent",
+        "RETRIEVER": "retrieval",
+        "RERANKER": "retrieval",
+        "EMBEDDING": "embeddings",
+    },
+    "traceloop.span.kind": {"tool": "execute_tool", "agent": "invoke_agent"},
+    "llm.request.type": {"chat": "chat", "completion": "text_completion"},
+}
+_PARAMETERS = {
+    "max_tokens": semconv.GEN_AI_REQUEST_MAX_TOKENS,
+    "temperature": semconv.GEN_AI_REQUEST_TEMPERATURE,
+    "top_p": semconv.GEN_AI_REQUEST_TOP_P,
+    "top_k": semconv.GEN_AI_REQUEST_TOP_K,
+    "stop_sequences": semconv.GEN_AI_REQUEST_STOP_SEQUENCES,
+}
+_TOTAL_COSTS = ("operation.cost", "llm.cost.total")
+_INPUTS = ("input.value", "traceloop.entity.input", semconv.GEN_AI_TOOL_CALL_ARGUMENTS)
+_OUTPUTS = ("output.value", "traceloop.entity.output", semconv.GEN_AI_TOOL_CALL_RESULT)
+
+_OWNED = re.compile(
+    r"(gen_ai|llm|openinference|traceloop|input|output|logfire|metadata|request_data|response_data)"
+    r"(\..*)?"
+)
+"""Names of the GenAI libraries: of these, only what is listed below is known to be no content."""
+_PLAIN = re.compile(
+    r"gen_ai\.(system|operation\.name|provider\.name|conversation\.id|agent\.(id|name|version)"
+    r"|tool\.(name|type|call\.id)|output\.type|data_source\.id|workflow\.name|is_streaming"
+    r"|request\.(?!.*(schema|message|prompt|content|tool|input))[\w.]+"
+    r"|response\.(id|model|finish_reasons|time_to_first_chunk)"
+    r"|usage\.(?!raw$)[\w.]+|token\.\w+|evaluation\.(name|score\..*))"
+    r"|llm\.(provider|system|model_name|finish_reason|is_streaming|(request|response)\.\w+"
+    r"|token_count\..*|cost\..*|usage\..*)"
+    r"|openinference\.span\.kind"
+    r"|traceloop\.(span\.kind|workflow\.name|entity\.(name|path|version)|association\..*)"
+    r"|logfire\.(span_type|level_num|tags)"
+)
+_SAFE = re.compile(
+    r"(anthropic|http(?!.*\.(header|body))|server|client|network|error|code|service|otel|thread|rpc)"
+    r"\..*"
+)
+_TELLING = re.compile(
+    r"prompt|completion|message|content|input|output|argument|param|result|response|request|body"
+    r"|instruction|document|query|text|transcript|thought|reasoning|description|schema|header"
+)
+"""What a library we do not know would call its content."""
+
+
+def is_genai(names: Any) -> bool:
+    """Whether attributes of these names make a span one of GenAI, OpenInference or OpenLLMetry."""
+    return any(name.startswith(_GENAI) and not _COPIED.fullmatch(name) for name in names)
+
+
+@lru_cache(maxsize=10_000)
+def may_be_content(name: str) -> bool:
+    """Whether an attribute of this name may tell of a prompt, an answer or a tool's arguments."""
+    if _OWNED.fullmatch(name):
+        return not _PLAIN.fullmatch(name)
+    return not _SAFE.fullmatch(name) and bool(_TELLING.search(name.lower()))
+
+
+def normalised(attributes: Attributes) -> Json:
+    """The attributes with the conventions' names beside the dialect's own.
+
+    What a span says in the conventions' names wins.
+    """
+    told: Json = dict(attributes)
+    for name, ours in _RENAMED.items():
+        if name in attributes:
+            told.setdefault(ours, attributes[name])
+    for name, operations in _OPERATIONS.items():
+        operation = operations.get(str(attributes.get(name)))
+        if operation:
+            told.setdefault(semconv.GEN_AI_OPERATION_NAME, operation)
+    parameters = _object(attributes.get("llm.invocation_parameters"))
+    for name, ours in _PARAMETERS.items():
+        if parameters.get(name) is not None:
+            told.setdefault(ours, parameters[name])
+    for name in (semconv.GEN_AI_REQUEST_STOP_SEQUENCES, semconv.GEN_AI_RESPONSE_FINISH_REASONS):
+        if isinstance(told.get(name), str):
+            told[name] = _loads(told[name])
+    usage = _object(attributes.get("gen_ai.usage.raw"))
+    if usage and told.get(semconv.GEN_AI_PROVIDER_NAME) == "anthropic":
+        told |= TokenUsage.from_api(usage).to_attributes(legacy=False)
+        if tier := usage.get("service_tier"):
+            told.setdefault(semconv.ANTHROPIC_RESPONSE_SERVICE_TIER, tier)
+    if semconv.GEN_AI_RESPONSE_ID not in told and "llm.provider" in attributes:
+        answer = _object(attributes.get("output.value"))
+        if answer.get("id"):
+            told[semconv.GEN_AI_RESPONSE_ID] = answer["id"]
+    return told
+
+
+def total_cost(attributes: Attributes) -> float | None:
+    """The cost in USD that a library worked out by itself, at list price."""
+    for name in _TOTAL_COSTS:
+        if isinstance(value := attributes.get(name), int | float):
+            return float(value)
+    return None
+
+
+def contents(attributes: Attributes) -> content.Content:
+    """Inputs and outputs of a run, as far as the span carries them."""
+    return content.Content(
+        content.langsmith_inputs_from_attributes(attributes)
+        or _value(attributes, _INPUTS, "messages", content.langsmith_inputs, "input"),
+        content.langsmith_outputs_from_attributes(attributes)
+        or _value(attributes, _OUTPUTS, "content", content.langsmith_outputs, "output"),
+    )
+
+
+def _value(
+    attributes: Attributes, names: tuple[str, ...], sign: str, anthropic: Any, key: str
+) -> Json | None:
+    """The first of the attributes there is; an Anthropic request or answer in LangSmith's shape."""
+    for name in names:
+        if name in attributes:
+            loaded = _loads(attributes[name])
+            if not isinstance(loaded, dict):
+                return {key: loaded}
+            return anthropic(loaded) if isinstance(loaded.get(sign), list) else loaded
+    return None
+
+
+def _object(text: Any) -> Json:
+    loaded = _loads(text)
+    return loaded if isinstance(loaded, dict) else {}
+
+
+def _loads(text: Any) -> Any:
+    """JSON text as its value, and anything else as it is."""
+    try:
+        return orjson.loads(text) if isinstance(text, str) else text
+    except orjson.JSONDecodeError:
+        return text

@@ -1,0 +1,140 @@
+"""The mirror: spans in, runs out."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from typing import TYPE_CHECKING, Any, Literal
+
+from otel_bridge import content, identity, semconv
+from otel_bridge.langsmith import lineage, runs
+from otel_bridge.langsmith.calls import Calls
+from otel_bridge.langsmith.choice import Choice, Once
+from otel_bridge.langsmith.context import RunContext, ancestry
+from otel_bridge.langsmith.multipart import Operation
+from otel_bridge.langsmith.stamps import stamps
+from otel_bridge.providers import add_attributes
+
+if TYPE_CHECKING:
+    from opentelemetry.context import Context
+    from opentelemetry.sdk.trace import ReadableSpan, Span
+
+    from otel_bridge.config import Settings
+    from otel_bridge.langsmith.delivery import Delivery
+
+logger = logging.getLogger(__name__)
+
+_once = Once()
+_calls = Calls()
+_posted: set[str] = set()
+"""Runs that were posted while they were open. All of these are the process's, not a mirror's."""
+_lock = threading.Lock()
+
+
+class Mirror:
+    """Makes a run of each chosen span, once, and sends it; without a delivery, stamps the span."""
+
+    def __init__(self, settings: Settings, delivery: Delivery | None) -> None:
+        self.settings = settings
+        self.delivery = delivery
+        self.choice = Choice(
+            everything=settings.langsmith_spans == "all", rate=settings.langsmith_sampling_rate
+        )
+        self._opened = self._continue if delivery is not None else None
+
+    def open(self, span: Span, parent_context: Context | None) -> None:
+        """A chosen span starts: note its run for what will hang below it."""
+        attributes = span.attributes or {}
+        if semconv.BATCH_CUSTOM_ID in attributes or not self.choice.samples(span):
+            return  # nothing hangs below a request, and it ends at once
+        parent = lineage.parent_of(span, parent_context)
+        run = lineage.place(span, parent, attributes, self._opened)
+        run.span = span
+        ancestry.note(span.context.span_id, run)
+        if attributes.get(semconv.GEN_AI_OPERATION_NAME) == "batch":
+            self._post_open(run)
+
+    def close(self, span: ReadableSpan) -> None:
+        """A chosen span has ended: send its run, or stamp it."""
+        if not self.choice.samples(span) or not _once.take(span):
+            return
+        view = runs.View.of(span)
+        run = self._run_of(view)
+        run.span = None
+        if not view.ours and view.run_type == "llm":
+            self.claim(view, [node.span_id for node in lineage.above(run)])
+            counts = _calls.counts(view) and not any(n.counts_calls for n in lineage.above(run))
+            view = view.counting(counts=counts)
+        completed = runs.completed_run(view, run, self._project, self._content(view))
+        if self.delivery is None:
+            add_attributes(span, stamps(completed, span.attributes or {}))
+            return
+        with _lock:
+            posted = completed["id"] in _posted
+            _posted.discard(completed["id"])
+        self._submit("patch" if posted else "post", completed)
+
+    def claim(self, view: runs.View, ancestors: list[int]) -> None:
+        """Let a model call be counted by the first of its spans to end."""
+        _calls.claim(view, ancestors)
+
+    @property
+    def _project(self) -> str:
+        return self.settings.langsmith_project
+
+    def _run_of(self, view: runs.View) -> RunContext:
+        span, attributes = view.span, view.attributes
+        run = ancestry.get(span.context.span_id)
+        if run is not None and (
+            run.span is span
+            or run.id == identity.run_id(span.context.span_id, span.start_time or 0)
+        ):
+            return run
+        run = lineage.place(span, run or lineage.known_parent(span), attributes, self._opened)
+        if semconv.BATCH_CUSTOM_ID not in attributes:
+            ancestry.note(span.context.span_id, run)
+        return run
+
+    def _content(self, view: runs.View) -> content.Content | None:
+        settings = self.settings
+        captured = content.pending.take(view.span.context.span_id)
+        if not (settings.langsmith_content or settings.span_content):
+            return None
+        redaction = settings.redaction
+        told = captured or view.contents()
+        if view.ours and captured is None:
+            redaction = None  # what our own spans carry was redacted
+        inputs = None if settings.langsmith_hide_inputs else told.inputs
+        outputs = None if settings.langsmith_hide_outputs else told.outputs
+        if redaction is not None:
+            inputs = inputs and _object(redaction(inputs), "input")
+            outputs = outputs and _object(redaction(outputs), "output")
+        return content.Content(inputs, outputs)
+
+    def _continue(self, root: RunContext, batch_id: str, part: int, batch: RunContext) -> None:
+        run = runs.continuation_run(root, self._project, batch_id, part, batch)
+        self._submit("post", run, alone=True)
+
+    def _post_open(self, run: RunContext) -> None:
+        if self.delivery is None:
+            return
+        for node in reversed([run, *lineage.above(run)]):
+            span = node.span
+            if span is None:
+                continue
+            with _lock:
+                if str(node.id) in _posted:
+                    continue
+                _posted.add(str(node.id))
+            pending = runs.pending_run(runs.View.of(span), node, self._project)
+            self._submit("post", pending, alone=True)
+
+    def _submit(
+        self, verb: Literal["post", "patch"], run: runs.Run, *, alone: bool = False
+    ) -> None:
+        if self.delivery is not None:
+            self.delivery.submit(Operation.of(verb, run, alone=alone))
+
+
+def _object(value: Any, key: str) -> dict[str, Any] | None:
+    return value if isinstance(value, dict) or value is None else {key: value}
