@@ -3,6 +3,7 @@
 from otel_bridge.batches import (
     AsyncBatchExecutor,
     AsyncBatchRun,
+    Backfilled,
     BatchExecutor,
     BatchHandle,
     BatchResult,
@@ -33,6 +34,7 @@ from otel_bridge.version import __version__
 __all__ = [
     "AsyncBatchExecutor",
     "AsyncBatchRun",
+    "Backfilled",
     "BatchError",
     "BatchExecutor",
     "BatchHandle",

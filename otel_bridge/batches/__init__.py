@@ -1,5 +1,6 @@
 """Runs Message Batches with the anthropic SDK."""
 
+from otel_bridge.batches.backfilling import Backfilled
 from otel_bridge.batches.estimating import SAMPLE, Estimate
 from otel_bridge.batches.executor import AsyncBatchExecutor, BatchExecutor
 from otel_bridge.batches.handle import BatchHandle
@@ -17,6 +18,7 @@ __all__ = [
     "SAMPLE",
     "AsyncBatchExecutor",
     "AsyncBatchRun",
+    "Backfilled",
     "BatchExecutor",
     "BatchHandle",
     "BatchResult",

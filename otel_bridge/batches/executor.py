@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import anthropic
@@ -12,6 +13,7 @@ import anthropic
 from otel_bridge.batches import flows
 from otel_bridge.batches.api import AsyncApi, SyncApi
 from otel_bridge.batches.asking import Asking, AsyncAsking
+from otel_bridge.batches.backfilling import Backfilled, due, shifted
 from otel_bridge.batches.base import AsyncProgress, Progress
 from otel_bridge.batches.collecting import READ_FAULTS, READS, again_or_raise, read_all
 from otel_bridge.batches.handle import BatchHandle
@@ -89,7 +91,7 @@ class BatchExecutor(Asking):
         """As `collect`, and whoever runs the same requests again still goes on with the batch."""
         handle = self._handle(batch)
         try:
-            facts = flows.drive(flows.wait(self.api, handle.id, self.settings, self._seen(handle)))
+            facts = flows.drive(flows.wait(self.api, handle, self.settings, self._seen(handle)))
             collector = self._collector(handle, facts)
             yield from read_all(collector, self.api, handle.id)
             self._finish(collector, handle)
@@ -116,6 +118,32 @@ class BatchExecutor(Asking):
             logger.error("%s", run.lack)
         results = {result.custom_id: result for result in run}
         return BatchResults(results, tuple(each.id for each in run.handles), run.unsubmitted)
+
+    def backfill(
+        self,
+        batch_ids: Iterable[str] = (),
+        *,
+        since: datetime | None = None,
+        shift_times: bool = False,
+    ) -> Iterator[Backfilled]:
+        """Tell of batches that ran without the bridge, by id or created at `since` or later.
+
+        Spans and runs have the times at which the batches ran, or, with `shift_times`, whole
+        days later within the last day, and the original times as attributes. Batches that were
+        told before are left alone. Raises what `describe` and `since` raise.
+        """
+        wanted, others = flows.drive(due(self.api, batch_ids, since, self.recorder.told))
+        yield from others
+        for facts in wanted:
+            handle = self._handle(facts.id)
+            if shift_times:
+                shifted(handle, facts)
+            try:
+                count = sum(1 for _ in self.collect(handle))
+            except BatchError as error:
+                yield Backfilled(facts.id, "failed", facts.request_count, str(error))
+            else:
+                yield Backfilled(facts.id, "told", count)
 
     @overload
     def run_structured(
@@ -217,7 +245,7 @@ class AsyncBatchExecutor(AsyncAsking):
         handle = self._handle(batch)
         try:
             facts = await flows.drive_async(
-                flows.wait(self.api, handle.id, self.settings, self._seen(handle))
+                flows.wait(self.api, handle, self.settings, self._seen(handle))
             )
             collector = self._collector(handle, facts)
             for attempt in range(READS):
@@ -253,6 +281,31 @@ class AsyncBatchExecutor(AsyncAsking):
             logger.error("%s", run.lack)
         results = {result.custom_id: result async for result in run}
         return BatchResults(results, tuple(each.id for each in run.handles), run.unsubmitted)
+
+    async def backfill(
+        self,
+        batch_ids: Iterable[str] = (),
+        *,
+        since: datetime | None = None,
+        shift_times: bool = False,
+    ) -> AsyncIterator[Backfilled]:
+        """See BatchExecutor.backfill."""
+        flow = due(self.api, batch_ids, since, self.recorder.told)
+        wanted, others = await flows.drive_async(flow)
+        for other in others:
+            yield other
+        for facts in wanted:
+            handle = self._handle(facts.id)
+            if shift_times:
+                shifted(handle, facts)
+            count = 0
+            try:
+                async for _ in self.collect(handle):
+                    count += 1
+            except BatchError as error:
+                yield Backfilled(facts.id, "failed", facts.request_count, str(error))
+            else:
+                yield Backfilled(facts.id, "told", count)
 
     @overload
     async def run_structured(

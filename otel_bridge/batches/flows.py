@@ -22,6 +22,7 @@ from otel_bridge.telemetry import BatchFacts
 
 if TYPE_CHECKING:
     from otel_bridge.batches.api import AsyncApi, SyncApi
+    from otel_bridge.batches.handle import BatchHandle
     from otel_bridge.config import Settings
 
 logger = logging.getLogger(__name__)
@@ -66,7 +67,7 @@ async def drive_async(flow: Flow[T]) -> T:
 
 def wait(
     api: SyncApi | AsyncApi,
-    batch_id: str,
+    handle: BatchHandle,
     settings: Settings,
     seen: Callable[[BatchFacts], Flow[None]],
 ) -> Flow[BatchFacts]:
@@ -75,12 +76,13 @@ def wait(
     Faults that pass (no connection, 429, 5xx) do not end the wait; nor do the first 404s, which
     are reported right after a batch's creation.
     """
+    batch_id, shift = handle.id, handle.shift
     pause = settings.poll_interval
     faults = not_found = 0
     first = True
     while True:
         try:
-            facts = BatchFacts.from_api((yield lambda: api.retrieve(batch_id)))
+            facts = BatchFacts.from_api((yield lambda: api.retrieve(batch_id)), shift)
         except anthropic.NotFoundError as error:
             not_found += 1
             if not_found >= _NOT_FOUND_IN_A_ROW:

@@ -7,10 +7,12 @@ import functools
 import itertools
 import logging
 import os
+import re
 import signal
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -25,7 +27,9 @@ from otel_bridge.batches import (
     read_requests,
 )
 from otel_bridge.cli import render
+from otel_bridge.cli import report as reporting
 from otel_bridge.cli import watch as watching
+from otel_bridge.cli.results import is_parquet
 from otel_bridge.cli.session import Session, terminated
 from otel_bridge.config import Settings
 from otel_bridge.errors import (
@@ -35,9 +39,16 @@ from otel_bridge.errors import (
     PartialSubmissionError,
     RequestsError,
 )
+from otel_bridge.journal import journal_in
 from otel_bridge.langsmith import Delivery
 from otel_bridge.version import __version__
 
+_UNITS = {
+    "m": timedelta(minutes=1),
+    "h": timedelta(hours=1),
+    "d": timedelta(days=1),
+    "w": timedelta(weeks=1),
+}
 FAILED, WRONG, REQUESTS_FAILED = 1, 2, 3
 
 _as_json = click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
@@ -45,7 +56,8 @@ _output = click.option(
     "-o",
     "--output",
     type=click.Path(dir_okay=False),
-    help="File for the results (JSONL); stdout by default, BATCH_ID.jsonl with --json.",
+    help="File for the results (JSONL, or Parquet by its name); stdout by default, "
+    "BATCH_ID.jsonl with --json.",
 )
 _max_cost = click.option(
     "--max-cost",
@@ -87,6 +99,7 @@ def cli() -> None:
 def _check_output(output: str | None, *, as_json: bool) -> None:
     if output is None and not as_json:
         return
+    is_parquet(output)
     place = Path(output or ".")
     try:
         if place.is_dir() and output is None:
@@ -203,6 +216,71 @@ def _to_go_on(lack: PartialSubmissionError) -> PartialSubmissionError:
     with path.open("wb") as file:
         file.writelines(orjson.dumps(each) + b"\n" for each in lack.unsubmitted)
     return PartialSubmissionError(f"{lack}; submit {path} to go on", lack.handles, lack.unsubmitted)
+
+
+class _Ago(click.ParamType[Any]):
+    """A moment, as how long ago it was."""
+
+    name = "age"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> datetime:
+        match = re.fullmatch(r"(\d+)([mhdw])", str(value))
+        if match is None:
+            self.fail(f"{value!r} is no age; use for instance 7d, 12h or 30m", param, ctx)
+        return datetime.now(UTC) - int(match[1]) * _UNITS[match[2]]
+
+
+@cli.command()
+@click.argument("batches", nargs=-1)
+@click.option("--since", type=_Ago(), help="All batches younger than this, for instance 7d.")
+@click.option(
+    "--shift-times",
+    is_flag=True,
+    help="Show them within the last day, where a backend refuses old times.",
+)
+@_as_json
+@_command
+def backfill(
+    batches: tuple[str, ...], since: datetime | None, shift_times: bool, as_json: bool
+) -> None:
+    """Tell of BATCHES that ran without the bridge, at the times they ran; safe to repeat."""
+    if not batches and since is None:
+        raise ConfigurationError("there is nothing to tell of; name batches, or --since 7d")
+    session = Session(as_json=as_json)
+    done = []
+    for each in session.executor.backfill(batches, since=since, shift_times=shift_times):
+        done.append(each)
+        reason = f" ({each.reason})" if each.reason else ""
+        click.echo(f"{each.id}: {each.state}, {each.requests} requests{reason}", err=True)
+    reports = session.telemetry.finish()
+    backends = {report.name.lower(): report.to_dict() for report in reports}
+    if as_json:
+        told = [each.to_dict() for each in done]
+        click.echo(orjson.dumps({"batches": told, "backends": backends}))
+    for report in reports:
+        if report.complaint:
+            click.echo(f"otel-bridge: {report.complaint}", err=True)
+    _leave(FAILED if any(each.state == "failed" for each in done) else 0)
+
+
+@cli.command()
+@click.option("--since", type=_Ago(), help="Batches younger than this; all by default.")
+@click.option("-o", "--output", type=click.Path(dir_okay=False), help="File; .html, or Markdown.")
+@_as_json
+@_command
+def report(since: datetime | None, output: str | None, as_json: bool) -> None:
+    """Report what batches came to, from the journal: outcomes, tokens, cost, the slowest."""
+    _check_output(output, as_json=False)
+    settings = Settings.from_env(strict=True)
+    found = reporting.Report.of(journal_in(settings.state_dir).totals(), since)
+    if as_json:
+        click.echo(orjson.dumps(found.to_dict()))
+    elif output is None:
+        click.echo(reporting.markdown(found), nl=False)
+    if output is not None:
+        html = output.endswith((".html", ".htm"))
+        Path(output).write_text(reporting.html(found) if html else reporting.markdown(found))
+    _leave(0)
 
 
 @cli.command()

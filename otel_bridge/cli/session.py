@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Iterable, Mapping
 from types import FrameType
-from typing import BinaryIO, NoReturn
+from typing import NoReturn
 
 import click
 import orjson
@@ -20,6 +18,7 @@ from rich.console import Console
 
 from otel_bridge.batches import BatchExecutor, BatchHandle, BatchResult, Request
 from otel_bridge.cli import render
+from otel_bridge.cli.results import results_file
 from otel_bridge.cli.telemetry import Telemetry
 from otel_bridge.config import Settings
 from otel_bridge.errors import BridgeError, PartialSubmissionError
@@ -70,15 +69,16 @@ class Session:
         outcomes: Counter[str] = Counter()
         self.output = output or (f"{batches[0].id}.jsonl" if self.as_json else None)
         try:
-            with _results_file(self.output) as file, self.progress:
+            with results_file(self.output) as write, self.progress:
                 for result in results:
-                    file.write(result.raw + b"\n")
+                    write(result)
                     outcomes[result.type] += 1
         except KeyboardInterrupt as stop:
             self._interrupted(batches, stop)
         except OSError as error:
+            reason = error.strerror or error
             raise BridgeError(
-                f"{self.output or 'stdout'}: results cannot be written ({error.strerror}); "
+                f"{self.output or 'stdout'}: results cannot be written ({reason}); "
                 f"{_again(batches)} reads them again"
             ) from error
         return outcomes
@@ -128,14 +128,3 @@ def _confirmed(question: str) -> bool:
         return click.confirm(question, err=True)
     except (click.Abort, KeyboardInterrupt):
         return False
-
-
-@contextlib.contextmanager
-def _results_file(path: str | None) -> Iterator[BinaryIO]:
-    """Where results go: a file, or stdout."""
-    if path is None:
-        yield sys.stdout.buffer
-        sys.stdout.buffer.flush()
-        return
-    with Path(path).open("wb") as file:
-        yield file

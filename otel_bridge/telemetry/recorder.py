@@ -35,6 +35,7 @@ from otel_bridge.telemetry.selection import Selection
 from otel_bridge.telemetry.spans import chosen_id_tracer, start_span
 from otel_bridge.telemetry.sums import Measured, Sum
 from otel_bridge.telemetry.tally import Tally
+from otel_bridge.telemetry.totals import totals_of
 from otel_bridge.usage import TokenUsage
 from otel_bridge.version import __version__
 
@@ -104,6 +105,15 @@ class BatchRecorder:
             for each in span_processors(self.provider)
         )
 
+    def told(self, batch_id: str) -> bool:
+        """Whether the batch was told whole to every backend that is configured."""
+        known = self.journal.recall(batch_id)
+        return (
+            known is not None
+            and (known.spans or not self.exports)
+            and (known.runs or not self.settings.langsmith_tracing)
+        )
+
     def start(
         self,
         batch: BatchFacts,
@@ -117,13 +127,7 @@ class BatchRecorder:
         of the batch's requests where they are known, `attempt` what a follow-up follows. A batch
         that was told whole before is recorded in silence: it is summed up, nothing is emitted.
         """
-        known = self.journal.recall(batch.id)
-        silent = (
-            known is not None
-            and (known.spans or not self.exports)
-            and (known.runs or not self.settings.langsmith_tracing)
-        )
-        recording = BatchRecording(self, batch, frozenset(models), silent=silent)
+        recording = BatchRecording(self, batch, frozenset(models), silent=self.told(batch.id))
         recording.open(
             otel_context.get_current() if parent is None else parent, attempt or Attempt()
         )
@@ -315,6 +319,7 @@ class BatchRecording(Guarded):
                 self._emit_rollup(model, kind, rolled)
             self._end_span(batch)
         self._count(batch)
+        self._sum_up(batch)
         self._stop_waiting()
         self._prove()
 
@@ -329,6 +334,11 @@ class BatchRecording(Guarded):
         recorder = self._recorder
         if recorder.metrics.read and recorder.journal.claim_count(batch.id):
             recorder.metrics.ended(batch, self._measured, self._outcomes, self._parent)
+
+    @guarded
+    def _sum_up(self, batch: BatchFacts) -> None:
+        totals = totals_of(batch, self._measured, self._outcomes)
+        self._recorder.journal.sum_up(batch.id, totals)
 
     def _prove(self) -> None:
         """Have the journal know what has certainly left the process."""
