@@ -352,6 +352,24 @@ def replay(as_json: bool, refused: bool) -> None:
 
 @cli.command()
 @_as_json
+@_command
+def doctor(as_json: bool) -> None:
+    """Tell what is configured, what answers and what is missing; exit with 1 or 2 for faults."""
+    from otel_bridge.cli import doctor as examining  # noqa: PLC0415 - for this alone
+
+    logging.disable(logging.WARNING)
+    checks = examining.examine()
+    status = examining.status_of(checks)
+    if as_json:
+        told = [check.to_dict() for check in checks]
+        click.echo(orjson.dumps({"status": status, "checks": told}))
+    else:
+        examining.print_checks(Console(), checks)
+    _leave(status)
+
+
+@cli.command()
+@_as_json
 @click.option("--requests", "count", default=60, show_default=True, type=click.IntRange(1, 100_000))
 @click.option("--seconds", default=3.0, show_default=True, help="How long the batch takes.")
 @_command
