@@ -15,6 +15,8 @@ from urllib.parse import quote
 import anthropic
 from anthropic._decoders.jsonl import AsyncJSONLDecoder, JSONLDecoder
 
+from otel_bridge.ours import ours
+
 if TYPE_CHECKING:
     from anthropic.types.messages import MessageBatch
 
@@ -30,17 +32,21 @@ def _results_path(batch_id: str) -> str:
     return f"/v1/messages/batches/{quote(batch_id, safe='')}/results"
 
 
+def _submitting(client: ClientT) -> ClientT:
+    """A copy without retries: a repeated create after a timeout is a second batch to pay for."""
+    return ours(client.with_options(max_retries=0))
+
+
 def _quiet(client: ClientT) -> ClientT:
     """A copy whose calls make no spans of the SDK: polls are not the user's traces."""
-    return client.with_options(open_telemetry={**client.open_telemetry, "traces": False})
+    return ours(client.with_options(open_telemetry={**client.open_telemetry, "traces": False}))
 
 
 class SyncApi:
     """The API through `anthropic.Anthropic`."""
 
     def __init__(self, client: anthropic.Anthropic) -> None:
-        # Without retries: a repeated create after a timeout is a second batch to pay for.
-        self._submitting = client.with_options(max_retries=0)
+        self._submitting = _submitting(client)
         self._polling = _quiet(client)
 
     def create(self, requests: Sequence[Any]) -> MessageBatch:
@@ -95,7 +101,7 @@ class AsyncApi:
     """The API through `anthropic.AsyncAnthropic`."""
 
     def __init__(self, client: anthropic.AsyncAnthropic) -> None:
-        self._submitting = client.with_options(max_retries=0)
+        self._submitting = _submitting(client)
         self._polling = _quiet(client)
 
     async def create(self, requests: Sequence[Any]) -> MessageBatch:

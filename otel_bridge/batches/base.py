@@ -8,8 +8,9 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from opentelemetry import context as otel_context
-from opentelemetry import propagate, trace
+from opentelemetry import trace
 
+from otel_bridge import carrier as carriers
 from otel_bridge.batches import flows
 from otel_bridge.batches.api import AsyncApi, SyncApi
 from otel_bridge.batches.collecting import Collector
@@ -19,12 +20,11 @@ from otel_bridge.batches.requests import Request, split_requests
 from otel_bridge.batches.submitting import submit
 from otel_bridge.config import Settings
 from otel_bridge.errors import BatchError, PartialSubmissionError
-from otel_bridge.langsmith import LangSmithPropagator, mirror
+from otel_bridge.langsmith import mirror
 from otel_bridge.telemetry import Attempt, BatchFacts, BatchRecorder
 
 if TYPE_CHECKING:
     from anthropic.types.messages import MessageBatch
-    from opentelemetry.context import Context
     from opentelemetry.metrics import MeterProvider
     from opentelemetry.trace import TracerProvider
 
@@ -35,17 +35,6 @@ logger = logging.getLogger(__name__)
 ApiT = TypeVar("ApiT", SyncApi, AsyncApi)
 Progress = Callable[[BatchFacts], None]
 AsyncProgress = Callable[[BatchFacts], Awaitable[None] | None]
-
-_propagator = LangSmithPropagator()
-
-
-@contextlib.contextmanager
-def _never_in_the_way() -> Iterator[None]:
-    """A propagator's or a progress display's fault must not lose a batch that is paid for."""
-    try:
-        yield
-    except Exception as error:  # noqa: BLE001 - whatever it is
-        logger.warning("Going on without it: %s: %s", type(error).__name__, error)
 
 
 class ExecutorBase(Generic[ApiT]):
@@ -76,10 +65,7 @@ class ExecutorBase(Generic[ApiT]):
         parts = split_requests(requests)
         handles: list[BatchHandle] = []
         with self.recorder.together(len(requests), len(parts)):
-            carrier = attempt.to_carrier() if attempt else {}
-            with _never_in_the_way():
-                propagate.inject(carrier)
-                _propagator.inject(carrier)
+            carrier = carriers.current() | (attempt.to_carrier() if attempt else {})
 
             def created(batch: MessageBatch, part: Sequence[Request]) -> flows.Flow[None]:
                 facts = BatchFacts.from_api(batch)
@@ -151,7 +137,7 @@ class ExecutorBase(Generic[ApiT]):
         parent = None
         if known is not None and known.carrier != carrier:  # another process began it
             handle.carrier = dict(known.carrier)
-            parent = self._context(handle)
+            parent = carriers.context_of(handle.carrier)
         handle.recording = self.recorder.start(
             facts, parent, models, Attempt.from_carrier(handle.carrier)
         )
@@ -174,7 +160,7 @@ class ExecutorBase(Generic[ApiT]):
             if handle.recording is None:
                 handle.recording = self.recorder.start(
                     facts,
-                    self._context(handle),
+                    carriers.context_of(handle.carrier),
                     handle.models,
                     Attempt.from_carrier(handle.carrier),
                 )
@@ -184,16 +170,10 @@ class ExecutorBase(Generic[ApiT]):
 
         return seen
 
-    def _context(self, handle: BatchHandle) -> Context | None:
-        if handle.carrier:
-            with _never_in_the_way():
-                return _propagator.extract(handle.carrier, propagate.extract(handle.carrier))
-        return None
-
     def _progress(self, facts: BatchFacts) -> flows.Flow[None]:
         callback = self._on_progress
         if callback is not None:
-            with _never_in_the_way():
+            with carriers.never_in_the_way():
                 yield lambda: self.api.notify(callback, facts)
 
     def _collector(self, handle: BatchHandle, facts: BatchFacts) -> Collector:

@@ -20,6 +20,8 @@ _INFRASTRUCTURE = re.compile(
     r"|threading|asyncio|click|cassandra|elasticsearch|pymemcache|remoulade|tortoiseorm)(\..*)?"
 )
 """Scopes whose spans are never of GenAI; their attributes need no look."""
+_LOOKS = re.compile(r"anthropic\.messages\.batches\.(retrieve|list|results)")
+"""The anthropic SDK's own spans of calls that look at a batch: there may be one a poll."""
 _NAMES = 5_000
 
 
@@ -64,6 +66,8 @@ class Choice:
         attributes = span.attributes or {}
         if attributes.get("logfire.span_type") == "pending_span":
             return False  # a copy of a span that is still open
+        if _LOOKS.fullmatch(span.name):
+            return False
         if dialects.is_genai(attributes):
             return True
         if len(self._plain) < _NAMES:
