@@ -26,14 +26,21 @@ def _boolean(text: str) -> bool:
     return value
 
 
-def _seconds(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 < value < math.inf:
-        raise ValueError("use a number of seconds above 0")
-    return value
+def _above_zero(what: str) -> Callable[[str], float]:
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not 0 < value < math.inf:
+            raise ValueError(f"use {what} above 0")
+        return value
+
+    return parse
+
+
+_seconds = _above_zero("a number of seconds")
+_dollars = _above_zero("an amount of USD")
 
 
 def _cap(text: str) -> int | None:
@@ -48,16 +55,6 @@ def _attempts(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise ValueError("use a whole number of attempts, 1 for no second one")
     return int(text)
-
-
-def _dollars(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 < value < math.inf:
-        raise ValueError("use an amount of USD above 0")
-    return value
 
 
 def _choice(*allowed: str) -> Callable[[str], str]:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from typing import TYPE_CHECKING, TypeVar
 
 import anthropic
 
 from otel_bridge.batches import flows
 from otel_bridge.batches.api import AsyncApi, SyncApi
-from otel_bridge.batches.asking import Asking, AsyncAsking
 from otel_bridge.batches.backfilling import Backfilled, due, shifted
 from otel_bridge.batches.base import AsyncProgress, Progress
 from otel_bridge.batches.collecting import READ_FAULTS, READS, again_or_raise, read_all
@@ -20,10 +19,8 @@ from otel_bridge.batches.handle import BatchHandle
 from otel_bridge.batches.requests import Request, validate_requests
 from otel_bridge.batches.results import BatchResult, BatchResults
 from otel_bridge.batches.run import AsyncBatchRun, BatchRun
-from otel_bridge.batches.schemas import schema_of
-from otel_bridge.batches.structured import Method, Plan, StructuredRequest, StructuredResults
+from otel_bridge.batches.structuring import AsyncStructuring, Structuring
 from otel_bridge.errors import BatchError, ConfigurationError
-from otel_bridge.telemetry import structured_span
 
 if TYPE_CHECKING:
     from opentelemetry.metrics import MeterProvider
@@ -33,10 +30,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-T = TypeVar("T")
 
-
-class BatchExecutor(Asking):
+class BatchExecutor(Structuring):
     """Runs Message Batches and records them.
 
     `client` is `anthropic.Anthropic()` from the environment by default. Providers are the global
@@ -145,65 +140,8 @@ class BatchExecutor(Asking):
             else:
                 yield Backfilled(facts.id, "told", count)
 
-    @overload
-    def run_structured(
-        self,
-        schema: type[T],
-        requests: Iterable[StructuredRequest | Request],
-        *,
-        model: str,
-        max_tokens: int,
-        system_prompt: str | None = None,
-        method: Method = "native",
-        **params: Any,
-    ) -> StructuredResults[T]: ...
 
-    @overload
-    def run_structured(
-        self,
-        schema: Mapping[str, Any],
-        requests: Iterable[StructuredRequest | Request],
-        *,
-        model: str,
-        max_tokens: int,
-        system_prompt: str | None = None,
-        method: Method = "native",
-        **params: Any,
-    ) -> StructuredResults[Any]: ...
-
-    def run_structured(
-        self,
-        schema: type[T] | Mapping[str, Any],
-        requests: Iterable[StructuredRequest | Request],
-        *,
-        model: str,
-        max_tokens: int,
-        system_prompt: str | None = None,
-        method: Method = "native",
-        **params: Any,
-    ) -> StructuredResults[T]:
-        """Run requests whose answers conform to a schema, under a span of their own.
-
-        `schema` is a pydantic model, a dataclass or another type that pydantic knows, or a JSON
-        schema, which takes the extra `jsonschema`. `method` "native" asks for structured outputs
-        by `output_config.format`, "tool" for a forced tool call. `params` are further parameters
-        of the Messages API for every request; a request that is given whole may have its own.
-
-        Every request has a result; one without a value says why. Raises what `run` raises.
-        """
-        plan = Plan(
-            schema_of(schema),
-            requests,
-            params={"model": model, "max_tokens": max_tokens, **params},
-            system_prompt=system_prompt,
-            method=method,
-        )
-        told = plan.begun()
-        with structured_span(self.recorder, told):
-            return plan.validated(self.run(plan.requests), told)
-
-
-class AsyncBatchExecutor(AsyncAsking):
+class AsyncBatchExecutor(AsyncStructuring):
     """The async twin of BatchExecutor, over `anthropic.AsyncAnthropic`.
 
     `on_progress` may be a coroutine function.
@@ -306,56 +244,6 @@ class AsyncBatchExecutor(AsyncAsking):
                 yield Backfilled(facts.id, "failed", facts.request_count, str(error))
             else:
                 yield Backfilled(facts.id, "told", count)
-
-    @overload
-    async def run_structured(
-        self,
-        schema: type[T],
-        requests: Iterable[StructuredRequest | Request],
-        *,
-        model: str,
-        max_tokens: int,
-        system_prompt: str | None = None,
-        method: Method = "native",
-        **params: Any,
-    ) -> StructuredResults[T]: ...
-
-    @overload
-    async def run_structured(
-        self,
-        schema: Mapping[str, Any],
-        requests: Iterable[StructuredRequest | Request],
-        *,
-        model: str,
-        max_tokens: int,
-        system_prompt: str | None = None,
-        method: Method = "native",
-        **params: Any,
-    ) -> StructuredResults[Any]: ...
-
-    async def run_structured(
-        self,
-        schema: type[T] | Mapping[str, Any],
-        requests: Iterable[StructuredRequest | Request],
-        *,
-        model: str,
-        max_tokens: int,
-        system_prompt: str | None = None,
-        method: Method = "native",
-        **params: Any,
-    ) -> StructuredResults[T]:
-        """See BatchExecutor.run_structured."""
-        plan = Plan(
-            schema_of(schema),
-            requests,
-            params={"model": model, "max_tokens": max_tokens, **params},
-            system_prompt=system_prompt,
-            method=method,
-        )
-        told = plan.begun()
-        with structured_span(self.recorder, told):
-            results = await self.run(plan.requests)
-            return await asyncio.to_thread(plan.validated, results, told)
 
 
 ClientT = TypeVar("ClientT", anthropic.Anthropic, anthropic.AsyncAnthropic)

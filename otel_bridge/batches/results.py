@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 from anthropic.types import ErrorResponse, Message
 from anthropic.types.messages import MessageBatchIndividualResponse
@@ -83,7 +83,27 @@ class BatchResult:
         return MessageBatchIndividualResponse.construct(**self._line)
 
 
-class BatchResults(Mapping[str, BatchResult]):
+R = TypeVar("R")
+
+
+class ById(Mapping[str, R]):
+    """Results of a run by custom id."""
+
+    def __init__(self, results: Mapping[str, R], batch_ids: tuple[str, ...]) -> None:
+        self._results = results
+        self.batch_ids = batch_ids
+
+    def __getitem__(self, custom_id: str) -> R:
+        return self._results[custom_id]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._results)
+
+    def __len__(self) -> int:
+        return len(self._results)
+
+
+class BatchResults(ById[BatchResult]):
     """All results of a run by custom id."""
 
     def __init__(
@@ -92,19 +112,9 @@ class BatchResults(Mapping[str, BatchResult]):
         batch_ids: tuple[str, ...],
         unsubmitted: Sequence[Mapping[str, Any]] = (),
     ) -> None:
-        self._results = results
-        self.batch_ids = batch_ids
+        super().__init__(results, batch_ids)
         self.unsubmitted = tuple(unsubmitted)
         """Requests that are in no batch, since a later one of several could not be created."""
-
-    def __getitem__(self, custom_id: str) -> BatchResult:
-        return self._results[custom_id]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._results)
-
-    def __len__(self) -> int:
-        return len(self._results)
 
     @property
     def succeeded(self) -> dict[str, BatchResult]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import reduce
 from operator import add
@@ -12,7 +12,7 @@ from typing import Any, Generic, Literal, TypeVar
 import orjson
 
 from otel_bridge.batches.requests import Request, validate_requests
-from otel_bridge.batches.results import BatchResult, BatchResults
+from otel_bridge.batches.results import BatchResult, BatchResults, ById
 from otel_bridge.batches.schemas import Schema
 from otel_bridge.errors import RequestsError
 from otel_bridge.pricing import Cost
@@ -72,23 +72,8 @@ class StructuredResult(Generic[T]):
         return self.result.cost if self.result else Cost()
 
 
-class StructuredResults(Mapping[str, StructuredResult[T]]):
+class StructuredResults(ById[StructuredResult[T]]):
     """All results by custom id, each request with one."""
-
-    def __init__(
-        self, results: Mapping[str, StructuredResult[T]], batch_ids: tuple[str, ...]
-    ) -> None:
-        self._results = results
-        self.batch_ids = batch_ids
-
-    def __getitem__(self, custom_id: str) -> StructuredResult[T]:
-        return self._results[custom_id]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._results)
-
-    def __len__(self) -> int:
-        return len(self._results)
 
     @property
     def values_by_id(self) -> dict[str, T]:

@@ -70,7 +70,8 @@ class _StructuredSpan(Guarded):
     @guarded
     def fail(self, error: BaseException) -> None:
         self.span.set_attribute(semconv.ERROR_TYPE, type(error).__qualname__)
-        self.span.set_status(Status(StatusCode.ERROR, str(error)))
+        # Without its message, which may quote a request.
+        self.span.set_status(Status(StatusCode.ERROR))
 
     @guarded
     def close(self, told: Structured) -> None:
