@@ -55,7 +55,7 @@ async def lit_review(papers: list[str], config: str = "strict") -> dict[str, Rel
     usage, cost = results.usage, results.cost
     print(f"{len(results.values_by_id)} of {len(results)} papers scored")
     print(f"{usage.total_input_tokens} input tokens, {usage.output_tokens} output tokens")
-    print(f"${cost.total_cost:.6f}" if cost else "cost unknown")
+    print(f"${cost.total_cost:.6f}" if cost is not None else "cost unknown")
     return results.values_by_id
 
 

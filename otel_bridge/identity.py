@@ -7,10 +7,11 @@ A span's id hashes the batch's id and what the span stands for. A LangSmith run'
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from functools import lru_cache
 from hashlib import blake2b
-from uuid import UUID
 
 _VERSION_AND_VARIANT = 0x7 << 76 | 0b10 << 62
+_52_BITS = (1 << 52) - 1
 
 
 def _hash(size: int, kind: str, *parts: str) -> int:
@@ -49,24 +50,25 @@ def spread(batch_id: str, custom_id: str) -> int:
     return _hash(8, "spread", batch_id, custom_id)
 
 
-def run_id(span_id: int, start_ns: int) -> UUID:
+def run_id(span_id: int, start_ns: int) -> str:
     """LangSmith run id of a span: 48 bits of time in ms, then the 64 bits of the span id.
 
     The span id's 64 bits go into the 74 bits that UUIDv7 leaves free: 12 in `rand_a`, 52 in
     `rand_b`, so that no bit is lost.
     """
     milliseconds = start_ns // 1_000_000 & (1 << 48) - 1
-    return UUID(
-        int=milliseconds << 80
-        | _VERSION_AND_VARIANT
-        | (span_id >> 52) << 64
-        | span_id & (1 << 52) - 1
-    )
+    number = milliseconds << 80 | _VERSION_AND_VARIANT | (span_id >> 52) << 64 | span_id & _52_BITS
+    digits = f"{number:032x}"
+    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
 
 
-def dotted_order(run: UUID, start_ns: int, parent: str | None = None) -> str:
+@lru_cache(maxsize=256)
+def _second(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y%m%dT%H%M%S")
+
+
+def dotted_order(run: str, start_ns: int, parent: str | None = None) -> str:
     """LangSmith's sort key of a run: its parent's, a dot, its start in µs and its id."""
     seconds, nanoseconds = divmod(start_ns, 1_000_000_000)
-    moment = datetime.fromtimestamp(seconds, UTC).strftime("%Y%m%dT%H%M%S")
-    segment = f"{moment}{nanoseconds // 1000:06d}Z{run}"
+    segment = f"{_second(seconds)}{nanoseconds // 1000:06d}Z{run}"
     return f"{parent}.{segment}" if parent else segment

@@ -14,6 +14,7 @@ from typing import Any
 from genai_prices import Usage, calc_price
 from genai_prices.types import TieredPrices
 
+from otel_bridge import semconv
 from otel_bridge.usage import TokenUsage
 
 logger = logging.getLogger(__name__)
@@ -62,20 +63,20 @@ class Cost:
     def __add__(self, other: Cost) -> Cost:
         return Cost(*map(add, parts(self), parts(other)))
 
+    def __bool__(self) -> bool:
+        return any(parts(self))
+
     def to_attributes(self, total_name: str) -> dict[str, float]:
-        """Span attributes: the total under its name, and each part that is not 0 below it."""
-        attributes = {total_name: self.total_cost}
-        for name in self.__slots__:
-            if value := getattr(self, name):
-                attributes[f"{_PART_PREFIX}{name}"] = value
-        return attributes
+        """Span attributes: the total under its name, and each part that is not 0 beside it."""
+        told = zip(PART_NAMES, parts(self), strict=True)
+        return {total_name: self.total_cost, **{name: value for name, value in told if value}}
 
     @classmethod
     def from_attributes(cls, attributes: Mapping[str, Any], total_name: str) -> Cost | None:
         """Read what `to_attributes` wrote; None where there is no total."""
         if total_name not in attributes:
             return None
-        return cls(*(float(attributes.get(f"{_PART_PREFIX}{name}", 0.0)) for name in cls.__slots__))
+        return cls(*(float(attributes.get(name, 0.0)) for name in PART_NAMES))
 
     def to_usage_metadata(self) -> dict[str, Any]:
         """The cost keys of LangSmith's `usage_metadata`."""
@@ -101,7 +102,8 @@ class Cost:
 
 parts = attrgetter(*Cost.__slots__)
 """The fields in order."""
-_PART_PREFIX = "anthropic.usage.cost."
+PART_NAMES = tuple(f"{semconv.COST_DETAIL_PREFIX}{name}" for name in Cost.__slots__)
+"""Their names as span attributes."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from types import SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry.attributes import BoundedAttributes
@@ -40,6 +40,12 @@ def add_attributes(span: ReadableSpan, attributes: Mapping[str, Any]) -> None:
     added = BoundedAttributes(attributes={**(told or {}), **attributes})
     added.dropped = span.dropped_attributes
     span._attributes = added  # noqa: SLF001
+
+
+def attributes_of(span: ReadableSpan) -> dict[str, Any]:
+    """A copy of a span's attributes; reading each through the span takes ten times as long."""
+    attributes = span.attributes
+    return attributes.copy() if isinstance(attributes, MappingProxyType) else dict(attributes or {})
 
 
 def smallest_queue(provider: Any, default: int) -> int:

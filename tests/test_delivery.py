@@ -24,8 +24,8 @@ Connect = Callable[..., Delivery]
 def run(number: int, **fields: Any) -> dict[str, Any]:
     run_id = identity.run_id(number, NOW)
     return {
-        "id": str(run_id),
-        "trace_id": str(run_id),
+        "id": run_id,
+        "trace_id": run_id,
         "dotted_order": identity.dotted_order(run_id, NOW),
         "name": "x",
         "run_type": "llm",

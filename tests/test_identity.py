@@ -16,7 +16,7 @@ TIMES = st.integers(min_value=1_600_000_000 * 10**9, max_value=2_500_000_000 * 1
 
 @given(SPAN_IDS, TIMES)
 def test_run_ids_are_uuid7_of_the_start(span_id: int, start_ns: int) -> None:
-    run = identity.run_id(span_id, start_ns)
+    run = UUID(identity.run_id(span_id, start_ns))
     assert run.version == 7
     assert run.variant == "specified in RFC 4122"
     assert run.int >> 80 == start_ns // 1_000_000
@@ -32,7 +32,7 @@ def test_no_bit_of_the_span_id_is_lost(first: int, second: int, start_ns: int) -
 def test_dotted_order_tells_the_start_to_the_microsecond(span_id: int, start_ns: int) -> None:
     run = identity.run_id(span_id, start_ns)
     moment, text = identity.dotted_order(run, start_ns).split("Z")
-    assert UUID(text) == run
+    assert text == run
     read = datetime.strptime(moment, "%Y%m%dT%H%M%S%f").replace(tzinfo=UTC)
     since = read - datetime(1970, 1, 1, tzinfo=UTC)
     assert (since.days * 86_400 + since.seconds) * 10**6 + since.microseconds == start_ns // 1000
@@ -70,5 +70,5 @@ def test_another_process_makes_the_same_ids() -> None:
         str(identity.batch_span_id("b")),
         str(identity.request_span_id("b", "r")),
         str(identity.rollup_span_id("b", "m", "errored")),
-        str(identity.run_id(7, 10**18)),
+        identity.run_id(7, 10**18),
     ]

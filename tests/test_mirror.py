@@ -201,7 +201,7 @@ def test_the_propagator_carries_the_run_beside_w3c_headers(service: Any) -> None
     with tracer.start_as_current_span("x", attributes={"gen_ai.operation.name": "chat"}) as span:
         propagator.inject(carrier)
     run = identity.run_id(span.get_span_context().span_id, span.start_time)
-    assert carrier["langsmith-trace"].endswith(str(run))
+    assert carrier["langsmith-trace"].endswith(run)
     assert carrier["baggage"] == "mine=1"
     child = tracer.start_span(
         "y", propagator.extract(carrier), attributes={"gen_ai.operation.name": "chat"}
@@ -209,7 +209,7 @@ def test_the_propagator_carries_the_run_beside_w3c_headers(service: Any) -> None
     child.end()
     service.flush()
     runs = {each["name"]: each for each in service.langsmith.runs.values()}
-    assert runs["y"]["parent_run_id"] == str(run)
+    assert runs["y"]["parent_run_id"] == run
     for malformed in ("", "x", "20260101T000000000000Znot-a-uuid"):
         propagator.extract({"langsmith-trace": malformed})
 

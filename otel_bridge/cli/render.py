@@ -153,7 +153,7 @@ def _run_url(
         return None
     batch = recording.facts
     run = identity.run_id(identity.batch_span_id(batch.id), batch.start_ns)
-    return delivery.run_url(str(run), langsmith.settings.langsmith_project)
+    return delivery.run_url(run, langsmith.settings.langsmith_project)
 
 
 def print_summary(console: Console, summary: Summary) -> None:

@@ -98,6 +98,6 @@ def _row(result: BatchResult) -> dict[str, Any]:
         "stop_reason": message.get("stop_reason"),
         "text": "".join(texts) if message else None,
         **{name: getattr(result.usage, name) for name in _TOKENS},
-        "cost_usd": result.cost.total_cost if result.cost else None,
+        "cost_usd": result.cost.total_cost if result.cost is not None else None,
         "result": result.raw.decode(),
     }

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import re
-import threading
-from typing import TYPE_CHECKING
-from weakref import WeakSet
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from otel_bridge import semconv
 from otel_bridge.langsmith import dialects
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan
+    from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
 _INFRASTRUCTURE = re.compile(
     r"opentelemetry\.instrumentation\.(aio\w+|asgi|wsgi|fastapi|starlette|flask|django|tornado"
@@ -31,21 +31,27 @@ class Choice:
     def __init__(self, *, everything: bool, rate: float) -> None:
         self._everything = everything
         self._rate = rate
-        self._scopes: dict[str, bool | None] = {}
+        self._verdicts: dict[int, bool | None] = {}
+        self._scopes: list[Any] = []
         self._plain: set[str] = set()
         self._all_plain = self._plain.issuperset
 
     def mirrors(self, span: ReadableSpan) -> bool:
         """Whether a span becomes a run, as far as its attributes tell by now."""
-        scope = span.instrumentation_scope
-        name = scope.name if scope is not None else ""
+        # This runs twice for each span of the service; the SDK's properties would triple its cost.
         try:
-            verdict = self._scopes[name]
-        except KeyError:
-            verdict = self._scopes[name] = self._of_scope(name)
+            verdict = self._verdicts[id(span._instrumentation_scope)]  # noqa: SLF001
+        except (AttributeError, KeyError):
+            verdict = self._judge(span.instrumentation_scope)
         if verdict is not None:
             return verdict
-        return not self._all_plain(span.attributes or ()) and self._look(span)
+        try:
+            attributes = span._attributes._dict  # type: ignore[union-attr]  # noqa: SLF001
+        except AttributeError:
+            attributes = span.attributes or {}
+        if self._all_plain(attributes) or not self._look(attributes):
+            return False
+        return _LOOKS.fullmatch(span.name) is None
 
     def samples(self, span: ReadableSpan) -> bool:
         """Whether the span's trace is sampled, here and by LANGSMITH_TRACING_SAMPLING_RATE."""
@@ -55,19 +61,22 @@ class Choice:
         # By trace id, so that every process keeps or drops a trace whole.
         return self._rate >= 1 or (context.trace_id & (1 << 56) - 1) < self._rate * (1 << 56)
 
+    def _judge(self, scope: InstrumentationScope | None) -> bool | None:
+        """What a scope tells of its spans, None where each of them has to."""
+        verdict = self._verdicts[id(scope)] = self._of_scope(scope.name if scope else "")
+        self._scopes.append(scope)  # while it lives, nothing else has its id
+        return verdict
+
     def _of_scope(self, name: str) -> bool | None:
         if name == semconv.LANGSMITH_SCOPE:
             return False
-        if self._everything:
+        if self._everything or name == semconv.SCOPE:
             return True
         return False if _INFRASTRUCTURE.fullmatch(name) else None
 
-    def _look(self, span: ReadableSpan) -> bool:
-        attributes = span.attributes or {}
+    def _look(self, attributes: Mapping[str, Any]) -> bool:
         if attributes.get("logfire.span_type") == "pending_span":
             return False  # a copy of a span that is still open
-        if _LOOKS.fullmatch(span.name):
-            return False
         if dialects.is_genai(attributes):
             return True
         if len(self._plain) < _NAMES:
@@ -75,17 +84,7 @@ class Choice:
         return False
 
 
-class Once:
-    """Spans that were taken, whichever of several ways brought them."""
-
-    def __init__(self) -> None:
-        self._spans: WeakSet[ReadableSpan] = WeakSet()
-        self._lock = threading.Lock()
-
-    def take(self, span: ReadableSpan) -> bool:
-        """Whether nobody took the span before."""
-        with self._lock:
-            if span in self._spans:
-                return False
-            self._spans.add(span)
-            return True
+def first_to_take(span: ReadableSpan) -> bool:
+    """Whether nobody took the span before, whichever of several ways brought it."""
+    me = object()
+    return vars(span).setdefault("_otel_bridge_taken_by", me) is me

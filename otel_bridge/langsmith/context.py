@@ -26,8 +26,8 @@ _START_FORMAT = "%Y%m%dT%H%M%S%fZ"
 class RunContext:
     """A run that other runs can hang below; `dotted_order` ends with its own segment."""
 
-    id: UUID
-    trace_id: UUID
+    id: str
+    trace_id: str
     dotted_order: str
     start_ns: int
     project: str | None = None
@@ -47,7 +47,7 @@ class RunContext:
         """Read a `langsmith-trace` header; None when it is malformed."""
         try:
             segments = [segment.split("Z", 1) for segment in dotted_order.split(".")]
-            ids = [UUID(run) for _, run in segments]
+            ids = [str(UUID(run)) for _, run in segments]
             start = datetime.strptime(f"{segments[-1][0]}Z", _START_FORMAT).replace(tzinfo=UTC)
         except (ValueError, IndexError):
             return None
@@ -87,6 +87,8 @@ class Ancestry:
 
     def __init__(self, size: int = 10_000) -> None:
         self._runs: OrderedDict[int, RunContext] = OrderedDict()
+        self.peek = self._runs.get
+        """Look a run up, in passing."""
         self._size = size
         self.after_fork()
         renew_after_fork(self)

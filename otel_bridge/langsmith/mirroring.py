@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from otel_bridge import content, identity, semconv
 from otel_bridge.langsmith import lineage, runs
 from otel_bridge.langsmith.calls import Calls
-from otel_bridge.langsmith.choice import Choice, Once
+from otel_bridge.langsmith.choice import Choice, first_to_take
 from otel_bridge.langsmith.context import RunContext, ancestry
 from otel_bridge.langsmith.multipart import Operation
 from otel_bridge.langsmith.stamps import stamps
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_once = Once()
 _calls = Calls()
 _posted: set[str] = set()
 """Runs that were posted while they were open. All of these are the process's, not a mirror's."""
@@ -56,15 +55,15 @@ class Mirror:
 
     def close(self, span: ReadableSpan) -> None:
         """A chosen span has ended: send its run, or stamp it."""
-        if not self.choice.samples(span) or not _once.take(span):
+        if not self.choice.samples(span) or not first_to_take(span):
             return
-        view = runs.View.of(span)
+        view = runs.View(span)
         run = self._run_of(view)
         run.span = None
         if not view.ours and view.run_type == "llm":
             self.claim(view, [node.span_id for node in lineage.above(run)])
-            counts = _calls.counts(view) and not any(n.counts_calls for n in lineage.above(run))
-            view = view.counting(counts=counts)
+            if any(n.counts_calls for n in lineage.above(run)) or not _calls.counts(view):
+                view.leave_count()
         completed = runs.completed_run(view, run, self._project, self._content(view))
         if self.delivery is None:
             add_attributes(span, stamps(completed, span.attributes or {}))
@@ -123,10 +122,10 @@ class Mirror:
             if span is None:
                 continue
             with _lock:
-                if str(node.id) in _posted:
+                if node.id in _posted:
                     continue
-                _posted.add(str(node.id))
-            pending = runs.pending_run(runs.View.of(span), node, self._project)
+                _posted.add(node.id)
+            pending = runs.pending_run(runs.View(span), node, self._project)
             self._submit("post", pending, alone=True)
 
     def _submit(

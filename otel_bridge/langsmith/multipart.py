@@ -14,18 +14,29 @@ from requests_toolbelt.multipart.decoder import MultipartDecoder
 SPLIT_OUT = ("inputs", "outputs", "events", "extra", "error", "serialized")
 _CONTENT = (".inputs", ".outputs")
 _OPTIONS = orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY
-_PART_OVERHEAD = 150
+_BOUNDARY = uuid4().hex
+_PART = (
+    f'--{_BOUNDARY}\r\nContent-Disposition: form-data; name="%b"\r\n'
+    "Content-Type: application/json\r\nContent-Length: %d\r\n\r\n%b\r\n"
+).encode()
+_END = f"--{_BOUNDARY}--\r\n".encode()
+_HEADERS = {
+    "Content-Type": f"multipart/form-data; boundary={_BOUNDARY}",
+    "Content-Encoding": "zstd",
+}
+
+Part = tuple[str, bytes]
 
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """One run as the parts of a body.
+    """One run as the bytes of its parts, which is what a queue of many thousands has room for.
 
     `alone` asks for a body of its own: a run that another process may have posted can conflict,
     and must not take others with it.
     """
 
-    parts: tuple[tuple[str, bytes], ...]
+    data: bytes
     alone: bool = False
 
     @classmethod
@@ -34,26 +45,24 @@ class Operation:
     ) -> Operation:
         """Encode a run: itself first, then the fields that travel in parts of their own."""
         name = f"{verb}.{run['id']}"
-        head = {key: value for key, value in run.items() if key not in SPLIT_OUT}
+        head = dict(run)
+        fields = [(field, head.pop(field, None)) for field in SPLIT_OUT]
         parts = [(name, _dumps(head))]
         parts += [
-            (f"{name}.{field}", _dumps(run[field]))
-            for field in SPLIT_OUT
-            if run.get(field) is not None
+            (f"{name}.{field}", _dumps(value)) for field, value in fields if value is not None
         ]
-        return cls(tuple(parts), alone)
+        return cls.of_parts(parts, alone=alone)
+
+    @classmethod
+    def of_parts(cls, parts: Iterable[Part], *, alone: bool = False) -> Operation:
+        """Put the named parts of one run together."""
+        framed = [_PART % (name.encode(), len(data), data) for name, data in parts]
+        return cls(b"".join(framed), alone)
 
     @property
     def size(self) -> int:
-        """Bytes before compression, headers of the parts included."""
-        return sum(len(name) + len(data) + _PART_OVERHEAD for name, data in self.parts)
-
-    def without_content(self) -> Operation:
-        """The same run with no inputs and outputs; its metadata has the usage all the same."""
-        return Operation(
-            tuple((name, b"{}" if name.endswith(_CONTENT) else data) for name, data in self.parts),
-            self.alone,
-        )
+        """Bytes before compression."""
+        return len(self.data)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,51 +92,42 @@ class Body:
 
         A single run that is too large loses its content, never its usage.
         """
-        operations = _decode(self)
-        middle = len(operations) // 2
-        groups = [operations[:middle], operations[middle:]]
+        runs = _decode(self)
+        middle = len(runs) // 2
+        groups = [runs[:middle], runs[middle:]]
         if not middle:
-            groups = [[each.without_content()] for each in operations]
-            if groups == [operations]:
+            groups = [[_without_content(run) for run in runs]]
+            if groups == [runs]:
                 return []
         return [
-            replace(encode(group, f"{self.key}.{index}"), adopted=self.adopted)
+            replace(
+                encode(map(Operation.of_parts, group), f"{self.key}.{index}"), adopted=self.adopted
+            )
             for index, group in enumerate(groups)
         ]
 
 
 def encode(operations: Iterable[Operation], key: str) -> Body:
     """Encode operations as one multipart/form-data body, compressed by zstd."""
-    boundary = uuid4().hex
-    chunks: list[bytes] = []
-    runs = 0
-    for operation in operations:
-        runs += 1
-        for name, data in operation.parts:
-            chunks += (
-                f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"\r\n'
-                f"Content-Type: application/json\r\nContent-Length: {len(data)}\r\n\r\n".encode(),
-                data,
-                b"\r\n",
-            )
-    chunks.append(f"--{boundary}--\r\n".encode())
-    headers = {
-        "Content-Type": f"multipart/form-data; boundary={boundary}",
-        "Content-Encoding": "zstd",
-    }
-    data = zstandard.ZstdCompressor(level=1).compress(b"".join(chunks))
-    return Body(data, headers, runs, key)
+    parts = [operation.data for operation in operations]
+    data = zstandard.ZstdCompressor(level=1).compress(b"".join((*parts, _END)))
+    return Body(data, dict(_HEADERS), len(parts), key)
 
 
-def _decode(body: Body) -> list[Operation]:
+def _decode(body: Body) -> list[list[Part]]:
+    """The parts of each run."""
     plain = body.uncompressed()
-    parts: dict[str, list[tuple[str, bytes]]] = {}
+    runs: dict[str, list[Part]] = {}
     for part in MultipartDecoder(plain.data, plain.headers["Content-Type"]).parts:
         disposition = part.headers[b"Content-Disposition"].decode()
         name = disposition.partition('name="')[2].rstrip('"')
-        parts.setdefault(".".join(name.split(".")[:2]), []).append((name, part.content))
-    return [Operation(tuple(each)) for each in parts.values()]
+        runs.setdefault(".".join(name.split(".")[:2]), []).append((name, part.content))
+    return list(runs.values())
+
+
+def _without_content(run: list[Part]) -> list[Part]:
+    return [(name, b"{}" if name.endswith(_CONTENT) else data) for name, data in run]
 
 
 def _dumps(value: Any) -> bytes:
-    return orjson.dumps(value, default=str, option=_OPTIONS)
+    return b"{}" if value == {} else orjson.dumps(value, default=str, option=_OPTIONS)

@@ -46,7 +46,7 @@ class LangSmithSpanProcessor(SpanProcessor):
                 self._mirror.open(span, parent_context)
                 return
             parent = span.parent
-            if parent is not None and (run := ancestry.get(parent.span_id)) is not None:
+            if parent is not None and (run := ancestry.peek(parent.span_id)) is not None:
                 ancestry.note(span.context.span_id, run)
         except Exception as error:
             logger.debug("LangSmith mirror: %s", error, exc_info=True)

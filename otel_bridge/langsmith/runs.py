@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry.trace import StatusCode
 
 from otel_bridge import content, semconv
 from otel_bridge.langsmith import dialects
-from otel_bridge.pricing import Cost, price
+from otel_bridge.pricing import PART_NAMES, Cost, price
+from otel_bridge.providers import attributes_of
 from otel_bridge.usage import TokenUsage
 
 if TYPE_CHECKING:
@@ -41,48 +43,38 @@ def run_type(attributes: Mapping[str, Any]) -> str:
     return _RUN_TYPES.get(str(attributes.get(semconv.GEN_AI_OPERATION_NAME)), "chain")
 
 
+@lru_cache(maxsize=256)
+def _second(seconds: int) -> str:
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}"
+
+
 def timestamp(nanoseconds: int) -> str:
     """ISO 8601 in UTC with microseconds, as LangSmith reads it."""
     seconds, rest = divmod(nanoseconds, 1_000_000_000)
-    moment = datetime.fromtimestamp(seconds, UTC)
-    return f"{moment:%Y-%m-%dT%H:%M:%S}.{rest // 1000:06d}+00:00"
+    return f"{_second(seconds)}.{rest // 1000:06d}+00:00"
 
 
-@dataclass(frozen=True, slots=True)
 class View:
-    """A span as the mirror reads it: its attributes under the conventions' names.
+    """A span as the mirror reads it: its attributes under the conventions' names."""
 
-    `counts` is False for a span over a call that another run counts: it becomes a chain run,
-    and only what is of type llm has usage that LangSmith adds up.
-    """
+    __slots__ = ("attributes", "ours", "provider", "run_type", "span")
 
-    span: ReadableSpan
-    attributes: Mapping[str, Any]
-    ours: bool
-    counts: bool = True
-
-    @classmethod
-    def of(cls, span: ReadableSpan) -> View:
-        """Read a span; ours are in the conventions' names already."""
+    def __init__(self, span: ReadableSpan) -> None:
         scope = span.instrumentation_scope
-        ours = scope is not None and scope.name == semconv.SCOPE
-        attributes = span.attributes or {}
-        return cls(span, attributes if ours else dialects.normalised(attributes), ours)
-
-    def counting(self, *, counts: bool) -> View:
-        """The same span, told whether it counts its call."""
-        return replace(self, counts=counts)
-
-    @property
-    def run_type(self) -> str:
+        attributes = attributes_of(span)
+        self.span = span
+        self.ours = scope is not None and scope.name == semconv.SCOPE
+        # Ours are in the conventions' names already.
+        self.attributes = attributes if self.ours else dialects.normalised(attributes)
+        self.run_type = run_type(self.attributes)
         """LangSmith's run type."""
-        kind = run_type(self.attributes)
-        return kind if self.counts or kind != "llm" else "chain"
-
-    @property
-    def provider(self) -> str:
+        self.provider = str(self.attributes.get(semconv.GEN_AI_PROVIDER_NAME, "unknown"))
         """Who ran the model."""
-        return str(self.attributes.get(semconv.GEN_AI_PROVIDER_NAME, "unknown"))
+
+    def leave_count(self) -> None:
+        """Be a span over a call that another run counts: only llm runs have usage that counts."""
+        if self.run_type == "llm":
+            self.run_type = "chain"
 
     @property
     def name(self) -> str:
@@ -107,16 +99,16 @@ class View:
 def pending_run(view: View, context: RunContext, project: str) -> Run:
     """The run of a span that is still open."""
     return {
-        "id": str(context.id),
-        "trace_id": str(context.trace_id),
+        "id": context.id,
+        "trace_id": context.trace_id,
         "dotted_order": context.dotted_order,
-        "parent_run_id": str(context.parent.id) if context.parent else None,
+        "parent_run_id": context.parent.id if context.parent else None,
         "name": view.name,
         "run_type": view.run_type,
         "start_time": timestamp(context.start_ns),
         "session_name": context.project or project,
         "inputs": {},
-        "extra": {"metadata": {**context.thread, **_metadata(view)}},
+        "extra": {"metadata": _metadata(view, context)},
     }
 
 
@@ -137,8 +129,9 @@ def completed_run(
     if outputs and usage and run["run_type"] == "llm":
         outputs = {**outputs, "usage_metadata": usage}
     run["outputs"] = outputs
-    if view.error is not None:
-        run["error"] = view.error
+    error = view.error
+    if error is not None:
+        run["error"] = error
     if span.events:
         run["events"] = [
             {
@@ -152,35 +145,43 @@ def completed_run(
     return run
 
 
-_CONTENT = (
+_TOLD_OTHERWISE = {
     semconv.GEN_AI_INPUT_MESSAGES,
     semconv.GEN_AI_OUTPUT_MESSAGES,
     semconv.GEN_AI_SYSTEM_INSTRUCTIONS,
-)
+    semconv.GEN_AI_USAGE_COST,
+    *TokenUsage(1, 1, 3, 1, 1, 1, 1, 1).to_attributes(),
+    *_INVOCATION.values(),
+    *PART_NAMES,
+}
+"""Attributes of our spans that a run has in places of its own: its content, usage and cost."""
 
 
 def _plain(attributes: Mapping[str, Any], *, ours: bool) -> dict[str, Any]:
     """What is surely no content."""
     if ours:
-        return {name: value for name, value in attributes.items() if name not in _CONTENT}
+        return {name: value for name, value in attributes.items() if name not in _TOLD_OTHERWISE}
     return {name: value for name, value in attributes.items() if not dialects.may_be_content(name)}
 
 
-def _metadata(view: View) -> dict[str, Any]:
-    attributes = view.attributes
+def _metadata(view: View, run: RunContext) -> dict[str, Any]:
+    attributes, context = view.attributes, view.span.context
     metadata = _plain(attributes, ours=view.ours)
-    context = view.span.context
     metadata["otel.trace_id"] = f"{context.trace_id:032x}"
     metadata["otel.span_id"] = f"{context.span_id:016x}"
     if attributes.get(semconv.GEN_AI_OPERATION_NAME) == "batch":
-        return metadata | _batch_metadata(attributes)
-    if semconv.STRUCTURED_REQUEST_COUNT in attributes:
+        metadata |= _batch_metadata(attributes)
+    elif semconv.STRUCTURED_REQUEST_COUNT in attributes:
         named = {semconv.batch_name(name): value for name, value in attributes.items()}
-        return metadata | _batch_metadata(named)
-    if view.run_type != "llm":
-        return metadata
-    metadata["ls_provider"] = view.provider
-    metadata["ls_model_type"] = "chat"
+        metadata |= _batch_metadata(named)
+    elif view.run_type == "llm":
+        metadata |= _llm_metadata(view)
+    return {**run.thread, **metadata} if run.thread else metadata
+
+
+def _llm_metadata(view: View) -> dict[str, Any]:
+    attributes = view.attributes
+    metadata: dict[str, Any] = {"ls_provider": view.provider, "ls_model_type": "chat"}
     model = attributes.get(semconv.GEN_AI_REQUEST_MODEL) or attributes.get(
         semconv.GEN_AI_RESPONSE_MODEL
     )
@@ -197,17 +198,21 @@ def _metadata(view: View) -> dict[str, Any]:
 def _usage_metadata(view: View) -> dict[str, Any]:
     """Usage and cost: the cost that the span tells, else at the tier that it tells.
 
-    Where neither is known, LangSmith takes list prices from a table of its own.
+    The cost's parts, which a span of one request does not tell, are those that add up to it.
+    Where no cost is known, LangSmith takes list prices from a table of its own.
     """
     attributes = view.attributes
     usage = TokenUsage.from_attributes(attributes)
     metadata = usage.to_usage_metadata()
-    cost = Cost.from_attributes(attributes, semconv.GEN_AI_USAGE_COST)
-    if cost is None and view.provider == "anthropic":
+    told = attributes.get(semconv.GEN_AI_USAGE_COST)
+    if semconv.BATCH_ROLLUP in attributes:
+        cost = Cost.from_attributes(attributes, semconv.GEN_AI_USAGE_COST)
+    else:
         cost = _price(view, usage)
-    if cost is not None and (view.ours or cost.total_cost):
-        return metadata | cost.to_usage_metadata()
-    total = attributes.get(semconv.GEN_AI_USAGE_COST, dialects.total_cost(attributes))
+    if cost and (told is None or math.isclose(cost.total_cost, told, abs_tol=1e-9)):
+        metadata |= cost.to_usage_metadata()
+        return metadata
+    total = dialects.total_cost(attributes) if told is None else told
     return metadata if total is None else metadata | {"total_cost": total}
 
 
@@ -216,12 +221,13 @@ def _price(view: View, usage: TokenUsage) -> Cost | None:
     model = attributes.get(semconv.GEN_AI_RESPONSE_MODEL) or attributes.get(
         semconv.GEN_AI_REQUEST_MODEL
     )
-    if view.ours or not model:
+    if view.provider != "anthropic" or not model:
         return None
+    tier = attributes.get(semconv.ANTHROPIC_RESPONSE_SERVICE_TIER)
     return price(
         usage,
         str(model),
-        tier=str(attributes.get(semconv.ANTHROPIC_RESPONSE_SERVICE_TIER, "standard")),
+        tier=str(tier or ("batch" if view.ours else "standard")),
         at=datetime.fromtimestamp((view.span.start_time or 0) / 1e9, UTC),
     )
 
@@ -239,7 +245,7 @@ def _batch_metadata(attributes: Mapping[str, Any]) -> dict[str, Any]:
         # so the totals of this chain run inform and are never counted.
         usage = TokenUsage.from_batch_attributes(attributes).to_usage_metadata()
         cost = Cost.from_attributes(attributes, semconv.BATCH_COST)
-        metadata["usage_metadata"] = usage | cost.to_usage_metadata() if cost else usage
+        metadata["usage_metadata"] = usage if cost is None else usage | cost.to_usage_metadata()
     return metadata
 
 
@@ -249,8 +255,8 @@ def continuation_run(
     """The root of a further trace for requests beyond what LangSmith takes in one."""
     start = timestamp(context.start_ns)
     return {
-        "id": str(context.id),
-        "trace_id": str(context.trace_id),
+        "id": context.id,
+        "trace_id": context.trace_id,
         "dotted_order": context.dotted_order,
         "name": f"batch {batch_id} (continued, {part})",
         "run_type": "chain",
@@ -259,5 +265,5 @@ def continuation_run(
         "session_name": context.project or project,
         "inputs": {},
         "outputs": {},
-        "extra": {"metadata": {"batch_id": batch_id, "batch_run_id": str(batch.id)}},
+        "extra": {"metadata": {"batch_id": batch_id, "batch_run_id": batch.id}},
     }

@@ -58,7 +58,7 @@ def inference_attributes(
     if kind == SUCCEEDED or usage:
         attributes |= usage.to_attributes(legacy=legacy)
         if cost is not None:
-            attributes |= cost.to_attributes(semconv.GEN_AI_USAGE_COST)
+            attributes[semconv.GEN_AI_USAGE_COST] = cost.total_cost
     return attributes
 
 

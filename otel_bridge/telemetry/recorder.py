@@ -408,6 +408,9 @@ class BatchRecording(Guarded):
     def _emit_rollup(self, model: str, kind: str, rolled: Sum) -> None:
         attributes = self._inference(model, kind, rolled.usage, rolled.cost)
         attributes[semconv.BATCH_ROLLUP] = rolled.count
+        if rolled.cost is not None:
+            # Of one request the parts follow from its usage; of a sum, for its tiers, they do not.
+            attributes |= rolled.cost.to_attributes(semconv.GEN_AI_USAGE_COST)
         span_id = identity.rollup_span_id(self._batch.id, model, kind)
         failure = None
         if kind != SUCCEEDED:
