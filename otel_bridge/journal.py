@@ -118,7 +118,8 @@ class Journal:
 
     def after_fork(self) -> None:
         """Neither a lock nor a connection survives a fork; the parent's stays its own."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
+        self._working = False
         self._inherited, self._connection = self._connection, None
         self._telling.clear()
         self._underway.clear()
@@ -350,8 +351,10 @@ class Journal:
 
     def _do(self, work: Callable[[sqlite3.Connection], T], otherwise: T) -> T:
         with self._lock:
-            if self._directory is None:
+            # A reader that is garbage may be closed, and ask, while its thread works here.
+            if self._directory is None or self._working:
                 return otherwise
+            self._working = True
             try:
                 db = self._open(self._directory)
                 with db:
@@ -365,6 +368,8 @@ class Journal:
                 )
                 self._directory = None
                 return otherwise
+            finally:
+                self._working = False
 
     def _open(self, directory: Path) -> sqlite3.Connection:
         if self._connection is not None:

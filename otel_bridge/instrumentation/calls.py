@@ -17,79 +17,78 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-Wrapper = Callable[[Callable[..., Any], Any, tuple[Any, ...], dict[str, Any]], Any]
+Arguments = tuple[Any, ...]
+Options = dict[str, Any]
+Wrapper = Callable[[Callable[..., Any], Any, Arguments, Options], Any]
 Find = Callable[[], "Watch | None"]
+After = Callable[["Watch", Any, Arguments, Options], None]
 Take = Callable[[Any], None]
 
 
 def sync_calls(find: Find) -> Mapping[str, Wrapper]:
     """Wrappers for the methods of `Batches` by name; `find` gives the watch, None while off."""
 
-    def create(
-        wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Any:
-        watch = _watch_for(instance, find)
+    def create(call: Callable[..., Any], resource: Any, args: Arguments, options: Options) -> Any:
+        watch = _watch_for(resource, find)
         if watch is None:
-            return wrapped(*args, **kwargs)
+            return call(*args, **options)
         sent = watch.sent()
-        answer = wrapped(*args, **sent.through(kwargs))
+        answer = call(*args, **sent.through(options))
         _hand_over(answer, lambda batch: watch.created(batch, sent))
         return answer
 
-    def describe(
-        wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Any:
-        answer = wrapped(*args, **kwargs)
-        watch = _watch_for(instance, find)
-        if watch is not None:
-            _hand_over(answer, watch.described)
-        return answer
+    def then(after: After) -> Wrapper:
+        def wrapper(
+            call: Callable[..., Any], resource: Any, args: Arguments, options: Options
+        ) -> Any:
+            answer = call(*args, **options)
+            watch = _watch_for(resource, find)
+            if watch is not None:
+                after(watch, answer, args, options)
+            return answer
 
-    def results(
-        wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Any:
-        answer = wrapped(*args, **kwargs)
-        watch = _watch_for(instance, find)
-        if watch is not None:
-            _follow(answer, watch, _batch_id(args, kwargs))
-        return answer
+        return wrapper
 
-    return {"create": create, "retrieve": describe, "cancel": describe, "results": results}
+    return _by_name(create, then)
 
 
 def async_calls(find: Find) -> Mapping[str, Wrapper]:
     """The same for `AsyncBatches`."""
 
     async def create(
-        wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+        call: Callable[..., Any], resource: Any, args: Arguments, options: Options
     ) -> Any:
-        watch = _watch_for(instance, find)
+        watch = _watch_for(resource, find)
         if watch is None:
-            return await wrapped(*args, **kwargs)
+            return await call(*args, **options)
         sent = watch.sent()
-        answer = await wrapped(*args, **sent.through(kwargs))
+        answer = await call(*args, **sent.through(options))
         _hand_over(answer, lambda batch: watch.created(batch, sent))
         return answer
 
-    async def describe(
-        wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Any:
-        answer = await wrapped(*args, **kwargs)
-        watch = _watch_for(instance, find)
-        if watch is not None:
-            _hand_over(answer, watch.described)
-        return answer
+    def then(after: After) -> Wrapper:
+        async def wrapper(
+            call: Callable[..., Any], resource: Any, args: Arguments, options: Options
+        ) -> Any:
+            answer = await call(*args, **options)
+            watch = _watch_for(resource, find)
+            if watch is not None:
+                after(watch, answer, args, options)
+            return answer
 
-    async def results(
-        wrapped: Callable[..., Any], instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Any:
-        answer = await wrapped(*args, **kwargs)
-        watch = _watch_for(instance, find)
-        if watch is not None:
-            _follow(answer, watch, _batch_id(args, kwargs))
-        return answer
+        return wrapper
 
-    return {"create": create, "retrieve": describe, "cancel": describe, "results": results}
+    return _by_name(create, then)
+
+
+def _by_name(create: Wrapper, then: Callable[[After], Wrapper]) -> Mapping[str, Wrapper]:
+    describe = then(lambda watch, answer, *_: _hand_over(answer, watch.described))
+    return {
+        "create": create,
+        "retrieve": describe,
+        "cancel": describe,
+        "results": then(_follow),
+    }
 
 
 @contextlib.contextmanager
@@ -103,10 +102,6 @@ def _unseen(what: str) -> Iterator[None]:
 
 def _watch_for(resource: Any, find: Find) -> Watch | None:
     return None if is_ours(resource._client) else find()  # noqa: SLF001 - it has no other name
-
-
-def _batch_id(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
-    return str(args[0] if args else kwargs["message_batch_id"])
 
 
 def _hand_over(answer: Any, take: Take) -> None:
@@ -127,10 +122,10 @@ def _hand_over(answer: Any, take: Take) -> None:
             )
 
 
-def _follow(answer: Any, watch: Watch, batch_id: str) -> None:
+def _follow(watch: Watch, answer: Any, args: Arguments, options: Options) -> None:
     """Have the results recorded as they are read, as typed objects or as bytes."""
     with _unseen("Results are"):
-        reading = watch.reading(batch_id)
+        reading = watch.reading(str(args[0] if args else options["message_batch_id"]))
         if reading is None:
             return
         chunks = getattr(answer, "_raw_iterator", None)

@@ -58,7 +58,7 @@ class Watch:
 
     def after_fork(self) -> None:
         """A lock that a thread held while its process forked would be held for ever."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         for watched in self._batches.values():
             watched.lock = threading.RLock()
 
