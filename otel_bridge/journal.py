@@ -44,7 +44,8 @@ CREATE TABLE submissions (
     counter TEXT NOT NULL DEFAULT '',
     counted INTEGER NOT NULL DEFAULT 0,
     spans INTEGER NOT NULL DEFAULT 0,
-    runs INTEGER NOT NULL DEFAULT 0
+    runs INTEGER NOT NULL DEFAULT 0,
+    totals TEXT
 );
 CREATE INDEX submissions_fingerprint ON submissions (fingerprint, made_at);
 PRAGMA user_version = {VERSION};
@@ -311,6 +312,27 @@ class Journal:
             )
 
         self._do(mark, None)
+
+    def sum_up(self, batch_id: str, totals: Mapping[str, Any]) -> None:
+        """Note what a batch came to, JSON-ready."""
+
+        def write(db: sqlite3.Connection) -> None:
+            self._ensure(db, batch_id)
+            db.execute(
+                "UPDATE submissions SET totals = ? WHERE batch_id = ?",
+                (json.dumps(dict(totals)), batch_id),
+            )
+
+        self._do(write, None)
+
+    def totals(self) -> dict[str, dict[str, Any]]:
+        """What each batch came to, by id, as `sum_up` was told."""
+
+        def read(db: sqlite3.Connection) -> dict[str, dict[str, Any]]:
+            rows = db.execute("SELECT batch_id, totals FROM submissions WHERE totals IS NOT NULL")
+            return {batch_id: json.loads(totals) for batch_id, totals in rows}
+
+        return self._do(read, {})
 
     def _lives(self, owner: str) -> bool:
         return self._owner is not None and owner != self._owner.name and self._owner.lives(owner)

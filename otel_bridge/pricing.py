@@ -129,8 +129,13 @@ def price(
     any other tier pays list. Web searches have no discount. `at` chooses among prices that
     changed over time, now by default; without a time zone it is UTC.
     """
-    rates = _rates_of(usage, model, tier, at)
-    if rates is None:
+    at = at or datetime.now(UTC)
+    day = (at.astimezone(UTC) if at.tzinfo else at).date()
+    total_input = usage.total_input_tokens
+    for rates in _rates(model, day, tier == "batch"):
+        if total_input > rates.above:
+            break
+    else:
         return None
     split = usage.ephemeral_5m_input_tokens + usage.ephemeral_1h_input_tokens
     return Cost(
@@ -146,35 +151,27 @@ def price(
     )
 
 
-def _rates_of(usage: TokenUsage, model: str, tier: str, at: datetime | None) -> _Rates | None:
-    at = at or datetime.now(UTC)
-    day = (at.astimezone(UTC) if at.tzinfo else at).date()
-    total_input = usage.total_input_tokens
-    for rates in _rates(model, day, tier == "batch"):
-        if total_input > rates.above:
-            return rates
-    return None
-
-
-def without_cache(
-    usage: TokenUsage,
-    cost: Cost | None,
-    model: str,
-    *,
-    tier: str = "batch",
-    at: datetime | None = None,
-) -> float | None:
-    """What a request of this cost would have cost, in USD, had all its input been plain tokens."""
-    if cost is None or usage.input_tokens == usage.total_input_tokens:
-        return cost.total_cost if cost else None
-    rates = _rates_of(usage, model, tier, at)
-    return usage.total_input_tokens * rates.uncached_input + cost.output_cost if rates else None
-
-
 def at_list_price(cost: Cost) -> float:
-    """What requests of a batch would have cost in USD one by one."""
+    """What requests of a batch would have cost in USD one by one: searches have no discount."""
     tokens = cost.total_cost - cost.web_search
-    return tokens / float(1 - BATCH_DISCOUNT) + cost.web_search
+    return tokens / float(BATCH_DISCOUNT) + cost.web_search
+
+
+def without_cache(cost: Cost, model: str, at: datetime) -> float:
+    """What the same tokens of a model would have cost with no cache at all, in USD.
+
+    Cached tokens are priced by the ratio of the model's own rates, which is the same above a
+    long-context threshold as below.
+    """
+    rates = _rates(model, at.date(), True)[-1]
+    plain = rates.uncached_input
+    cached = (
+        (cost.cache_read, rates.cache_read),
+        (cost.ephemeral_5m + cost.cache_creation, rates.cache_write_5m),
+        (cost.ephemeral_1h, rates.cache_write_1h),
+    )
+    saved = sum(part - part * plain / rate for part, rate in cached if rate)
+    return cost.total_cost - saved
 
 
 @lru_cache(maxsize=1024)

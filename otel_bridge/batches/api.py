@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import itertools
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 ClientT = TypeVar("ClientT", anthropic.Anthropic, anthropic.AsyncAnthropic)
 
 _READ_TIMEOUT = 600.0
+_AT_A_TIME = 8
 
 
 def _results_path(batch_id: str) -> str:
@@ -62,6 +65,18 @@ class SyncApi:
 
     def sleep(self, seconds: float) -> None:
         time.sleep(seconds)
+
+    def count_tokens(self, requests: Sequence[Mapping[str, Any]]) -> list[int]:
+        """The input tokens of each request's parameters, some requests at a time."""
+        with ThreadPoolExecutor(_AT_A_TIME, "otel-bridge-count") as pool:
+            return list(pool.map(self._count, requests))
+
+    def _count(self, params: Mapping[str, Any]) -> int:
+        return self._polling.messages.count_tokens(**params).input_tokens
+
+    def notify(self, callback: Callable[[Any], Any], news: Any) -> None:
+        """Tell a callback."""
+        callback(news)
 
     def lines(self, batch_id: str) -> Iterator[list[bytes]]:
         """The raw lines of the results as they arrive, the last one possibly cut."""
@@ -109,6 +124,22 @@ class AsyncApi:
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
+
+    async def count_tokens(self, requests: Sequence[Mapping[str, Any]]) -> list[int]:
+        """The input tokens of each request's parameters, some requests at a time."""
+        turn = asyncio.Semaphore(_AT_A_TIME)
+
+        async def count(params: Mapping[str, Any]) -> int:
+            async with turn:
+                return (await self._polling.messages.count_tokens(**params)).input_tokens
+
+        return await asyncio.gather(*map(count, requests))
+
+    async def notify(self, callback: Callable[[Any], Any], news: Any) -> None:
+        """Tell a callback, which may be a coroutine function."""
+        told = callback(news)
+        if inspect.isawaitable(told):
+            await told
 
     async def lines(self, batch_id: str) -> AsyncIterator[list[bytes]]:
         """The raw lines of the results as they arrive, the last one possibly cut."""

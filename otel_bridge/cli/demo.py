@@ -6,6 +6,7 @@ import logging
 import math
 import os
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -98,12 +99,11 @@ def run_demo(count: int, seconds: float, *, as_json: bool, otlp: bool) -> bool:
         tracer = trace.get_tracer("otel_bridge.demo")
         with progress, tracer.start_as_current_span("nightly-review"):
             (handle,) = executor.submit(_requests(count))
-            for _ in executor.collect(handle):
-                pass
+            outcomes = Counter(result.type for result in executor.collect(handle))
         reports = telemetry.finish()
         batch_id = handle.id
         rows = _compare(api.truth(batch_id), api.results(batch_id), captured, langsmith)
-        summary = render.Summary.of([handle], reports, None)
+        summary = render.Summary.of([handle], outcomes, 1, reports, None)
         complaints = [report.complaint for report in reports if report.complaint]
         agreed = all(row.agrees for row in rows) and not langsmith.refusals and not complaints
         if as_json:

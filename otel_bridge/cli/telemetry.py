@@ -166,7 +166,7 @@ class Telemetry:
             logger.propagate = False
         there = not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)
         if not self.settings.sdk_disabled and not there:
-            _default_exporters()
+            default_exporters()
             OpenTelemetryConfigurator().configure(  # type: ignore[no-untyped-call]
                 export_span_processor=self._counted
             )
@@ -251,7 +251,8 @@ def _short(text: str) -> str:
     return " ".join(text.split())[:200]
 
 
-def _default_exporters() -> None:
+def default_exporters() -> None:
+    """Export over OTLP where an endpoint is named, nowhere else; the environment may say more."""
     # A command without an endpoint has nobody to send to: opentelemetry-distro's default of
     # OTLP on localhost would only make it wait.
     wanted = any(

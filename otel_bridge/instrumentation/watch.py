@@ -82,7 +82,7 @@ class Watch:
             watched = self._known(facts)
             watched.params = sent.params
             self._requests += len(sent.params)
-            self._begin(watched, facts, None, sent.models)
+            watched.recording = self._recorder.start(facts, models=sent.models, created=True)
             self._forget_oldest()
 
     def described(self, batch: Any) -> None:
@@ -156,12 +156,9 @@ class Watch:
         known = self._recorder.journal.recall(facts.id)
         parent = carriers.context_of(known.carrier) if known else None
         models = known.models if known else ()
-        contextvars.Context().run(self._begin, watched, facts, parent or Context(), models)
-
-    def _begin(
-        self, watched: Watched, facts: BatchFacts, parent: Context | None, models: tuple[str, ...]
-    ) -> None:
-        watched.recording = self._recorder.start(facts, parent, models)
+        watched.recording = contextvars.Context().run(
+            self._recorder.start, facts, parent or Context(), models
+        )
 
     def _finish(
         self, watched: Watched, recording: BatchRecording, tally: Tally, duplicates: int

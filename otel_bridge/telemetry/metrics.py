@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from otel_bridge import semconv
-from otel_bridge.pricing import at_list_price
+from otel_bridge.pricing import at_list_price, without_cache
 from otel_bridge.providers import has_metric_readers, record_many
 from otel_bridge.telemetry.batch import SUCCEEDED, BatchFacts
 from otel_bridge.telemetry.losses import losses
@@ -143,7 +143,7 @@ class BatchMetrics:
         self._unproven.append(batch.id)
         for model, measured in models.items():
             usage = measured.usage
-            self._distribute(model, measured, context)
+            self._distribute(batch, model, measured, context)
             attributes = _attributes(model) | {semconv.GEN_AI_TOKEN_MODALITY: "text"}
             for name, tokens in (
                 (semconv.METRIC_USAGE_INPUT, usage.total_input_tokens),
@@ -161,7 +161,9 @@ class BatchMetrics:
             self._requests.add(count, labels, context)
         self._duration.record((batch.end_ns - batch.start_ns) / 1e9, _PROVIDER, context)
 
-    def _distribute(self, model: str, measured: Measured, context: Context) -> None:
+    def _distribute(
+        self, batch: BatchFacts, model: str, measured: Measured, context: Context
+    ) -> None:
         attributes = _attributes(model)
         sides = (
             ("input", measured.inputs, self._operation_input),
@@ -173,9 +175,10 @@ class BatchMetrics:
                 former = attributes | {semconv.GEN_AI_TOKEN_TYPE: kind}
                 record_many(self._token_usage, values, former, context)
         record_many(self._cost, measured.costs, attributes, context)
-        if measured.cost is not None:
-            self._at_list.add(at_list_price(measured.cost), attributes, context)
-            self._uncached.add(measured.without_cache, attributes, context)
+        cost = measured.cost
+        if cost is not None:
+            self._at_list.add(at_list_price(cost), attributes, context)
+            self._uncached.add(without_cache(cost, model, batch.created_at), attributes, context)
 
 
 def _attributes(model: str) -> Attributes:

@@ -58,15 +58,10 @@ class Measured(Sum):
         self.inputs: array[int] = array("q")
         self.outputs: array[int] = array("q")
         self.costs: array[float] = array("d")
-        self.without_cache = 0.0
-        """What all would have cost without a cache, in USD."""
 
-    def add(
-        self, tokens: TokenUsage, cost: Cost | None, without_cache: float | None = None
-    ) -> None:
+    def add(self, tokens: TokenUsage, cost: Cost | None) -> None:
         """Take one answer in; one without a known price has no cost."""
         super().add(tokens, cost)
-        self.without_cache += without_cache or 0.0
         self.inputs.append(tokens.total_input_tokens)
         self.outputs.append(tokens.output_tokens)
         if cost is not None:
