@@ -72,7 +72,6 @@ class Watch:
         """A batch was created in the current context."""
         facts = BatchFacts.from_api(batch)
         sent.done()
-        self._recorder.metrics.submitted()
         journal = self._recorder.journal
         part = Part(facts.request_count, sent.models)
         intents = journal.intend("", [part], carriers.current())
