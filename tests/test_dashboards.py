@@ -26,6 +26,7 @@ from programs import (
 )
 
 from otel_bridge.simulator import OtlpCapture
+from otel_bridge.usage import TokenUsage
 
 DASHBOARDS = sorted((CONFIGS / "grafana" / "dashboards").glob("*.json"))
 RULES = CONFIGS / "prometheus" / "rules.yaml"
@@ -211,13 +212,13 @@ def test_the_figures_of_the_dashboards_are_the_apis(seen: Seen) -> None:
     assert share == pytest.approx(failed / (failed + answered))
     assert [seen.figure(batches[name]) for name in ("Running", "Submitted", "Ended")] == [0, 1, 1]
     assert seen.figure(health["Runs sent"]) == seen.told["backends"]["langsmith"]["sent"]
+    requests = (span for span in seen.spans if span.name.startswith("chat"))
     searches = sum(
-        span.attributes.get("anthropic.usage.cost.web_search", 0)
-        for span in seen.spans
-        if "gen_ai.usage.cost" in span.attributes
+        TokenUsage.from_attributes(each.attributes).web_search_requests for each in requests
     )
     saved = seen.figure(cost["Saved against list price"])
-    assert saved == pytest.approx(spent - searches)
+    assert saved == pytest.approx(spent - searches * 0.01)
+    assert searches > 0
 
 
 @needs_otelcol

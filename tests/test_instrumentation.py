@@ -154,6 +154,9 @@ def test_a_batch_that_is_created_and_read_is_told_as_by_the_executor(
             wait(other.client, batch.id)
             list(batches_of.results(batch.id))
         agrees_with_truth(other, batch.id)
+        assert [
+            each.otlp.metric_sum(semconv.METRIC_BATCH_SUBMITTED) for each in (other, service)
+        ] == [1, 1]
         assert shapes(other) == shapes(service)
         assert run_shapes(other) == run_shapes(service)
 

@@ -437,6 +437,17 @@ def cost() -> Json:
             grown(f"{COST}_sum", MODEL, "job"),
             "{{job}}",
         ),
+        *(
+            bars(
+                f"Tokens by {name}",
+                "Input and output tokens in this time, cached ones included.",
+                "short",
+                none,
+                f"{grown(INPUT, MODEL, label)} + {grown(OUTPUT, MODEL, label)}",
+                f"{{{{{label}}}}}",
+            )
+            for name, label in (("model", "gen_ai_request_model"), ("service", "job"))
+        ),
         graph(
             "Tokens per hour by type",
             "Cache reads and writes are part of the input, reasoning is part of the output.",

@@ -100,7 +100,7 @@ class AnthropicBatchesInstrumentor(BaseInstrumentor):  # type: ignore[misc]
             return None
         from otel_bridge.langsmith import mirror  # noqa: PLC0415 - only where it is wanted
 
-        return mirror(provider, self._settings)
+        return mirror(provider, self._settings, self._meter_provider)
 
     def _find(self) -> Watch | None:
         """The watch, made when it is first needed: providers may be set after instrumenting."""
