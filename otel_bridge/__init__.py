@@ -1,49 +1,122 @@
-"""Anthropic Message Batches in OpenTelemetry and LangSmith."""
+"""Anthropic Message Batches in OpenTelemetry and LangSmith.
 
-from otel_bridge.batches import (
-    AsyncBatchExecutor,
-    BatchExecutor,
-    BatchHandle,
-    BatchResult,
-    BatchResults,
-)
-from otel_bridge.config import Settings
-from otel_bridge.errors import (
-    BatchError,
-    BatchNotFoundError,
-    BridgeError,
-    ConfigurationError,
-    PartialSubmissionError,
-    RequestsError,
-    SubmissionAmbiguousError,
-)
-from otel_bridge.langsmith import (
-    LangSmithSpanExporter,
-    LangSmithSpanProcessor,
-    nest_traceable,
-)
-from otel_bridge.pricing import Cost
-from otel_bridge.usage import TokenUsage
+Names are imported when they are first used: `opentelemetry-instrument` loads this package in
+every process, whether or not it uses the anthropic SDK.
+"""
+
+import typing as _typing
+
 from otel_bridge.version import __version__
+
+if _typing.TYPE_CHECKING:
+    from otel_bridge.batches import (
+        AsyncBatchExecutor,
+        AsyncBatchRun,
+        Backfilled,
+        BatchExecutor,
+        BatchHandle,
+        BatchResult,
+        BatchResults,
+        BatchRun,
+        Estimate,
+        Failure,
+        StructuredRequest,
+        StructuredResult,
+        StructuredResults,
+    )
+    from otel_bridge.config import Settings
+    from otel_bridge.errors import (
+        BatchError,
+        BatchNotFoundError,
+        BridgeError,
+        ConfigurationError,
+        CostLimitError,
+        PartialSubmissionError,
+        RequestsError,
+        SubmissionAmbiguousError,
+    )
+    from otel_bridge.instrumentation import instrument, uninstrument
+    from otel_bridge.langsmith import (
+        LangSmithSpanExporter,
+        LangSmithSpanProcessor,
+        nest_traceable,
+    )
+    from otel_bridge.pricing import Cost
+    from otel_bridge.usage import TokenUsage
+else:
+    _HOMES = {
+        "batches": (
+            "AsyncBatchExecutor",
+            "AsyncBatchRun",
+            "Backfilled",
+            "BatchExecutor",
+            "BatchHandle",
+            "BatchResult",
+            "BatchResults",
+            "BatchRun",
+            "Estimate",
+            "Failure",
+            "StructuredRequest",
+            "StructuredResult",
+            "StructuredResults",
+        ),
+        "config": ("Settings",),
+        "errors": (
+            "BatchError",
+            "BatchNotFoundError",
+            "BridgeError",
+            "ConfigurationError",
+            "CostLimitError",
+            "PartialSubmissionError",
+            "RequestsError",
+            "SubmissionAmbiguousError",
+        ),
+        "instrumentation": ("instrument", "uninstrument"),
+        "langsmith": ("LangSmithSpanExporter", "LangSmithSpanProcessor", "nest_traceable"),
+        "pricing": ("Cost",),
+        "usage": ("TokenUsage",),
+    }
+
+    def __getattr__(name: str) -> object:
+        from importlib import import_module  # noqa: PLC0415 - no public name of this package
+
+        for home, names in _HOMES.items():
+            if name in names:
+                value = getattr(import_module(f"{__name__}.{home}"), name)
+                globals()[name] = value
+                return value
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
 
 __all__ = [
     "AsyncBatchExecutor",
+    "AsyncBatchRun",
+    "Backfilled",
     "BatchError",
     "BatchExecutor",
     "BatchHandle",
     "BatchNotFoundError",
     "BatchResult",
     "BatchResults",
+    "BatchRun",
     "BridgeError",
     "ConfigurationError",
     "Cost",
+    "CostLimitError",
+    "Estimate",
+    "Failure",
     "LangSmithSpanExporter",
     "LangSmithSpanProcessor",
     "PartialSubmissionError",
     "RequestsError",
     "Settings",
+    "StructuredRequest",
+    "StructuredResult",
+    "StructuredResults",
     "SubmissionAmbiguousError",
     "TokenUsage",
     "__version__",
+    "instrument",
     "nest_traceable",
+    "uninstrument",
 ]

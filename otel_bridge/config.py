@@ -26,14 +26,21 @@ def _boolean(text: str) -> bool:
     return value
 
 
-def _seconds(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 < value < math.inf:
-        raise ValueError("use a number of seconds above 0")
-    return value
+def _above_zero(what: str) -> Callable[[str], float]:
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not 0 < value < math.inf:
+            raise ValueError(f"use {what} above 0")
+        return value
+
+    return parse
+
+
+_seconds = _above_zero("a number of seconds")
+_dollars = _above_zero("an amount of USD")
 
 
 def _cap(text: str) -> int | None:
@@ -41,6 +48,12 @@ def _cap(text: str) -> int | None:
         return None
     if not text.isdecimal():
         raise ValueError("use a whole number of spans, 0 for none, or all")
+    return int(text)
+
+
+def _attempts(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise ValueError("use a whole number of attempts, 1 for no second one")
     return int(text)
 
 
@@ -96,6 +109,8 @@ VARIABLES = (
     Variable(
         "OTEL_BRIDGE_LANGSMITH_SPANS", "langsmith_spans", _choice("genai", "all"), "which spans"
     ),
+    Variable("OTEL_BRIDGE_MAX_ATTEMPTS", "max_attempts", _attempts, "batches per request"),
+    Variable("OTEL_BRIDGE_MAX_COST", "max_cost", _dollars, "USD above which nothing is sent"),
     Variable(
         "OTEL_BRIDGE_LANGSMITH_ROUTE", "langsmith_route", _choice("direct", "collector"), "the way"
     ),
@@ -133,17 +148,21 @@ VARIABLES = (
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What the environment asks for. Times are in seconds.
+    """What the environment asks for. Times are in seconds, money in USD.
 
-    `max_request_spans` is the number of request spans per batch, None for no cap. `state_dir` is
-    where journal and spool are kept, None for neither. `langsmith_tracing` is None where nothing
-    is said of it, which leaves the mirror off unless a pipeline names it. `redaction` sees
-    prompts, answers and tool arguments before they leave; any callable may be passed.
+    `max_request_spans` is the number of request spans per batch, None for no cap. `max_attempts`
+    is the number of batches that a request may go through, the first included; `max_cost` is what
+    a submission may cost at most, None for no bound. `state_dir` is where journal and spool are
+    kept, None for neither. `langsmith_tracing` is None where nothing is said of it, which leaves
+    the mirror off unless a pipeline names it. `redaction` sees prompts, answers and tool arguments
+    before they leave; any callable may be passed.
     """
 
     poll_interval: float = 30.0
     poll_max_interval: float = 300.0
     max_request_spans: int | None = 5000
+    max_attempts: int = 1
+    max_cost: float | None = None
     langsmith_content: bool = False
     langsmith_spans: str = "genai"
     langsmith_route: str = "direct"

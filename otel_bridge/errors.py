@@ -3,6 +3,7 @@
 BridgeError
 ├── ConfigurationError      a variable or option has a bad value
 ├── RequestsError           a batch's requests are malformed; nothing was sent
+├── CostLimitError          a submission may cost more than is allowed; nothing was sent
 ├── BatchError              the API refused or lost a batch
 │   ├── BatchNotFoundError
 │   ├── SubmissionAmbiguousError
@@ -26,6 +27,10 @@ class ConfigurationError(BridgeError, ValueError):
 
 class RequestsError(BridgeError, ValueError):
     """The requests of a batch are malformed; the message names the place. Nothing was sent."""
+
+
+class CostLimitError(BridgeError):
+    """A submission may cost more than OTEL_BRIDGE_MAX_COST allows. Nothing was sent."""
 
 
 class BatchError(BridgeError):

@@ -44,7 +44,8 @@ CREATE TABLE submissions (
     counter TEXT NOT NULL DEFAULT '',
     counted INTEGER NOT NULL DEFAULT 0,
     spans INTEGER NOT NULL DEFAULT 0,
-    runs INTEGER NOT NULL DEFAULT 0
+    runs INTEGER NOT NULL DEFAULT 0,
+    totals TEXT
 );
 CREATE INDEX submissions_fingerprint ON submissions (fingerprint, made_at);
 PRAGMA user_version = {VERSION};
@@ -117,7 +118,8 @@ class Journal:
 
     def after_fork(self) -> None:
         """Neither a lock nor a connection survives a fork; the parent's stays its own."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
+        self._working = False
         self._inherited, self._connection = self._connection, None
         self._telling.clear()
         self._underway.clear()
@@ -311,6 +313,27 @@ class Journal:
 
         self._do(mark, None)
 
+    def sum_up(self, batch_id: str, totals: Mapping[str, Any]) -> None:
+        """Note what a batch came to, JSON-ready."""
+
+        def write(db: sqlite3.Connection) -> None:
+            self._ensure(db, batch_id)
+            db.execute(
+                "UPDATE submissions SET totals = ? WHERE batch_id = ?",
+                (json.dumps(dict(totals)), batch_id),
+            )
+
+        self._do(write, None)
+
+    def totals(self) -> dict[str, dict[str, Any]]:
+        """What each batch came to, by id, as `sum_up` was told."""
+
+        def read(db: sqlite3.Connection) -> dict[str, dict[str, Any]]:
+            rows = db.execute("SELECT batch_id, totals FROM submissions WHERE totals IS NOT NULL")
+            return {batch_id: json.loads(totals) for batch_id, totals in rows}
+
+        return self._do(read, {})
+
     def _lives(self, owner: str) -> bool:
         return self._owner is not None and owner != self._owner.name and self._owner.lives(owner)
 
@@ -328,8 +351,10 @@ class Journal:
 
     def _do(self, work: Callable[[sqlite3.Connection], T], otherwise: T) -> T:
         with self._lock:
-            if self._directory is None:
+            # A reader that is garbage may be closed, and ask, while its thread works here.
+            if self._directory is None or self._working:
                 return otherwise
+            self._working = True
             try:
                 db = self._open(self._directory)
                 with db:
@@ -343,6 +368,8 @@ class Journal:
                 )
                 self._directory = None
                 return otherwise
+            finally:
+                self._working = False
 
     def _open(self, directory: Path) -> sqlite3.Connection:
         if self._connection is not None:

@@ -151,6 +151,29 @@ def price(
     )
 
 
+def at_list_price(cost: Cost) -> float:
+    """What requests of a batch would have cost in USD one by one: searches have no discount."""
+    tokens = cost.total_cost - cost.web_search
+    return tokens / float(BATCH_DISCOUNT) + cost.web_search
+
+
+def without_cache(cost: Cost, model: str, at: datetime) -> float:
+    """What the same tokens of a model would have cost with no cache at all, in USD.
+
+    Cached tokens are priced by the ratio of the model's own rates, which is the same above a
+    long-context threshold as below.
+    """
+    rates = _rates(model, at.date(), True)[-1]
+    plain = rates.uncached_input
+    cached = (
+        (cost.cache_read, rates.cache_read),
+        (cost.ephemeral_5m + cost.cache_creation, rates.cache_write_5m),
+        (cost.ephemeral_1h, rates.cache_write_1h),
+    )
+    saved = sum(part - part * plain / rate for part, rate in cached if rate)
+    return cost.total_cost - saved
+
+
 @lru_cache(maxsize=1024)
 def _rates(model: str, day: date, batch: bool) -> tuple[_Rates, ...]:
     """The model's rates on a day, the highest threshold first; empty where it has none.

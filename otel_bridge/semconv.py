@@ -59,6 +59,10 @@ BATCH_CUSTOM_ID: Final = "anthropic.message.batch.custom_id"
 BATCH_OUTCOME: Final = "anthropic.message.batch.outcome"
 BATCH_ROLLUP: Final = "anthropic.message.batch.rolled_up_count"
 BATCH_PART_COUNT: Final = "anthropic.message.batch.part_count"
+BATCH_ATTEMPT: Final = "anthropic.message.batch.attempt"
+BATCH_PREVIOUS_IDS: Final = "anthropic.message.batch.previous_ids"
+BATCH_CREATED_AT: Final = "anthropic.message.batch.created_at"
+BATCH_ENDED_AT: Final = "anthropic.message.batch.ended_at"
 BATCH_PROCESSING_STATUS: Final = "anthropic.message.batch.processing_status"
 BATCH_SUCCEEDED_COUNT: Final = "anthropic.message.batch.succeeded_count"
 BATCH_ERRORED_COUNT: Final = "anthropic.message.batch.errored_count"
@@ -73,6 +77,17 @@ BATCH_STATE_EVENT: Final = "anthropic.message.batch.state_change"
 COST_INPUT: Final = "anthropic.usage.cost.input"
 COST_OUTPUT: Final = "anthropic.usage.cost.output"
 COST_DETAIL_PREFIX: Final = "anthropic.usage.cost."
+
+# The span over a structured run; its totals are the batches' own under this prefix
+_BATCH_PREFIX: Final = "anthropic.message.batch."
+_STRUCTURED_PREFIX: Final = "anthropic.message.batch.structured."
+_STRUCTURED_COST_PREFIX: Final = f"{_STRUCTURED_PREFIX}cost."
+STRUCTURED_SCHEMA: Final = f"{_STRUCTURED_PREFIX}schema"
+STRUCTURED_BATCH_ID: Final = f"{_STRUCTURED_PREFIX}id"
+STRUCTURED_BATCH_IDS: Final = f"{_STRUCTURED_PREFIX}ids"
+STRUCTURED_REQUEST_COUNT: Final = f"{_STRUCTURED_PREFIX}request_count"
+STRUCTURED_SUCCEEDED_COUNT: Final = f"{_STRUCTURED_PREFIX}succeeded_count"
+STRUCTURED_OUTCOME_PREFIX: Final = f"{_STRUCTURED_PREFIX}outcome."
 
 # LangSmith's OTLP endpoint
 LANGSMITH_SPAN_ID: Final = "langsmith.span.id"
@@ -98,5 +113,32 @@ METRIC_COST: Final = "gen_ai.usage.cost"
 METRIC_BATCH_DURATION: Final = "anthropic.message.batch.duration"
 METRIC_BATCH_REQUESTS: Final = "anthropic.message.batch.requests"
 METRIC_BATCH_ACTIVE: Final = "anthropic.message.batch.active"
+METRIC_BATCH_SUBMITTED: Final = "anthropic.message.batch.submitted"
+METRIC_BATCH_OLDEST_AGE: Final = "anthropic.message.batch.oldest_age"
+METRIC_BATCH_NEXT_EXPIRY: Final = "anthropic.message.batch.next_expiry"
+METRIC_COST_AT_LIST: Final = "anthropic.message.batch.cost.at_list_price"
+METRIC_COST_UNCACHED: Final = "anthropic.message.batch.cost.without_cache"
+METRIC_LANGSMITH_RUNS: Final = "otel_bridge.langsmith.runs"
+METRIC_LANGSMITH_WAITING: Final = "otel_bridge.langsmith.waiting"
+METRIC_LANGSMITH_SPOOLED: Final = "otel_bridge.langsmith.spooled"
+METRIC_LANGSMITH_SPOOL_SIZE: Final = "otel_bridge.langsmith.spool.size"
+METRIC_SPANS_DROPPED: Final = "otel_bridge.spans.dropped"
+LANGSMITH_OUTCOME: Final = "otel_bridge.langsmith.outcome"
 GEN_AI_TOKEN_MODALITY: Final = "gen_ai.token.modality"  # noqa: S105 - an attribute's name
 GEN_AI_TOKEN_TYPE: Final = "gen_ai.token.type"  # noqa: S105 - an attribute's name
+
+
+def structured_name(name: str) -> str:
+    """The name, on the span over a structured run, of what a batch span calls `name`."""
+    if name.startswith(COST_DETAIL_PREFIX):
+        return _STRUCTURED_COST_PREFIX + name.removeprefix(COST_DETAIL_PREFIX)
+    return _STRUCTURED_PREFIX + name.removeprefix(_BATCH_PREFIX)
+
+
+def batch_name(name: str) -> str:
+    """What a batch span calls `name` of the span over a structured run: the inverse."""
+    if name.startswith(_STRUCTURED_COST_PREFIX):
+        return COST_DETAIL_PREFIX + name.removeprefix(_STRUCTURED_COST_PREFIX)
+    if name.startswith(_STRUCTURED_PREFIX):
+        return _BATCH_PREFIX + name.removeprefix(_STRUCTURED_PREFIX)
+    return name

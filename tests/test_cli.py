@@ -51,6 +51,40 @@ def test_the_demo_for_people_shows_tree_and_table(bridge: Any) -> None:
     assert "✗" not in ran.stdout.partition("One truth")[2]
 
 
+def test_the_demo_goes_to_a_real_endpoint_as_well(bridge: Any, otlp: OtlpCapture) -> None:
+    bridge.environment["OTEL_EXPORTER_OTLP_HEADERS"] = "x-tenant=demo"
+    ran = bridge("demo", "--otlp", "--json", "--seconds", "0.2")
+    assert ran.returncode == 0, ran.stderr
+    told = json.loads(ran.stdout)
+    figures = {figure["name"]: figure["api"] for figure in told["figures"]}
+    assert otlp.metric_sum("gen_ai.usage.cost") == pytest.approx(figures["cost in USD"])
+    spans = [span for span in otlp.unique_spans() if span.name.startswith("chat")]
+    tokens = sum(span.attributes.get("gen_ai.usage.output_tokens", 0) for span in spans)
+    assert tokens == figures["output tokens"]
+    assert {request.headers.get("x-tenant") for request in otlp.requests} == {"demo"}
+    assert told["backends"][f"otlp at {otlp.url}"]["sent"] == len(otlp.unique_spans())
+
+
+def test_the_demo_says_what_a_real_endpoint_did_not_take(bridge: Any, otlp: OtlpCapture) -> None:
+    otlp.fail_next(path="metrics", status=404, times=float("inf"))
+    ran = bridge("demo", "--otlp", "--seconds", "0.2")
+    assert ran.returncode == 1
+    complaint = ran.stderr.splitlines()[-1]
+    assert complaint.startswith(f"otel-bridge: OTLP at {otlp.url}: the metrics did not reach")
+
+
+def test_the_demo_wants_an_endpoint_that_answers(bridge: Any) -> None:
+    bridge.environment["OTEL_EXPORTER_OTLP_ENDPOINT"] = "http://127.0.0.1:9"
+    for endpoint, told in (
+        (DEAD, f"nothing takes OTLP over HTTP at {DEAD}"),
+        ("localhost:4317", "OTEL_EXPORTER_OTLP_ENDPOINT='localhost:4317' cannot be used"),
+    ):
+        bridge.environment["OTEL_EXPORTER_OTLP_ENDPOINT"] = endpoint
+        ran = bridge("demo", "--otlp")
+        assert told in one_line(ran)
+        assert ran.returncode == 2
+
+
 def test_run_writes_the_apis_lines_and_sums_up(
     bridge: Any, make_requests: Make, api: MessageBatchesServer, langsmith: LangSmithCapture
 ) -> None:

@@ -245,3 +245,15 @@ async def test_the_async_twin_keeps_the_journal_too(
     assert known is not None
     assert (known.counted, known.spans, known.runs) == (True, True, True)
     await executor.api._polling.close()
+
+
+def test_a_journal_that_is_asked_while_it_works_neither_hangs_nor_breaks(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As when a collection of garbage closes a reader of results amid the journal's own work."""
+    journal = Journal(tmp_path)
+    asked = journal._do(lambda _: journal.claim_telling("msgbatch_1"), None)
+    assert asked
+    assert journal.claim_telling("msgbatch_1")
+    assert not journal.claim_telling("msgbatch_1")
+    assert caplog.text == ""

@@ -1,6 +1,8 @@
 """The house: who may import whom, and what is public."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import otel_bridge
@@ -11,6 +13,7 @@ FLOORS = {
     "errors": 0,
     "semconv": 0,
     "version": 0,
+    "ours": 0,
     "owner": 0,
     "process": 0,
     "providers": 0,
@@ -23,8 +26,10 @@ FLOORS = {
     "journal": 3,
     "telemetry": 4,
     "langsmith": 4,
-    "batches": 5,
-    "cli": 6,
+    "carrier": 5,
+    "batches": 6,
+    "instrumentation": 6,
+    "cli": 7,
 }
 FREE = {"simulator"}
 
@@ -80,3 +85,12 @@ def test_the_public_names_are_these() -> None:
     public = {name for name in vars(otel_bridge) if not name.startswith("_")}
     modules = {path.name.removesuffix(".py") for path in PACKAGE.iterdir()}
     assert public - modules <= set(otel_bridge.__all__)
+
+
+def test_a_process_without_the_anthropic_sdk_pays_for_no_sdk() -> None:
+    code = (
+        "from otel_bridge.instrumentation import AnthropicBatchesInstrumentor as Watching;"
+        "Watching().instrument(); import sys; print(*sys.modules)"
+    )
+    loaded = subprocess.check_output([sys.executable, "-c", code], text=True).split()
+    assert {"anthropic", "langsmith", "genai_prices", "opentelemetry.sdk"}.isdisjoint(loaded)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import itertools
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
@@ -13,12 +15,15 @@ from urllib.parse import quote
 import anthropic
 from anthropic._decoders.jsonl import AsyncJSONLDecoder, JSONLDecoder
 
+from otel_bridge.ours import ours
+
 if TYPE_CHECKING:
     from anthropic.types.messages import MessageBatch
 
 ClientT = TypeVar("ClientT", anthropic.Anthropic, anthropic.AsyncAnthropic)
 
 _READ_TIMEOUT = 600.0
+_AT_A_TIME = 8
 
 
 def _results_path(batch_id: str) -> str:
@@ -27,17 +32,21 @@ def _results_path(batch_id: str) -> str:
     return f"/v1/messages/batches/{quote(batch_id, safe='')}/results"
 
 
+def _submitting(client: ClientT) -> ClientT:
+    """A copy without retries: a repeated create after a timeout is a second batch to pay for."""
+    return ours(client.with_options(max_retries=0))
+
+
 def _quiet(client: ClientT) -> ClientT:
     """A copy whose calls make no spans of the SDK: polls are not the user's traces."""
-    return client.with_options(open_telemetry={**client.open_telemetry, "traces": False})
+    return ours(client.with_options(open_telemetry={**client.open_telemetry, "traces": False}))
 
 
 class SyncApi:
     """The API through `anthropic.Anthropic`."""
 
     def __init__(self, client: anthropic.Anthropic) -> None:
-        # Without retries: a repeated create after a timeout is a second batch to pay for.
-        self._submitting = client.with_options(max_retries=0)
+        self._submitting = _submitting(client)
         self._polling = _quiet(client)
 
     def create(self, requests: Sequence[Any]) -> MessageBatch:
@@ -56,6 +65,18 @@ class SyncApi:
 
     def sleep(self, seconds: float) -> None:
         time.sleep(seconds)
+
+    def count_tokens(self, requests: Sequence[Mapping[str, Any]]) -> list[int]:
+        """The input tokens of each request's parameters, some requests at a time."""
+        with ThreadPoolExecutor(_AT_A_TIME, "otel-bridge-count") as pool:
+            return list(pool.map(self._count, requests))
+
+    def _count(self, params: Mapping[str, Any]) -> int:
+        return self._polling.messages.count_tokens(**params).input_tokens
+
+    def notify(self, callback: Callable[[Any], Any], news: Any) -> None:
+        """Tell a callback."""
+        callback(news)
 
     def lines(self, batch_id: str) -> Iterator[list[bytes]]:
         """The raw lines of the results as they arrive, the last one possibly cut."""
@@ -80,7 +101,7 @@ class AsyncApi:
     """The API through `anthropic.AsyncAnthropic`."""
 
     def __init__(self, client: anthropic.AsyncAnthropic) -> None:
-        self._submitting = client.with_options(max_retries=0)
+        self._submitting = _submitting(client)
         self._polling = _quiet(client)
 
     async def create(self, requests: Sequence[Any]) -> MessageBatch:
@@ -103,6 +124,22 @@ class AsyncApi:
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
+
+    async def count_tokens(self, requests: Sequence[Mapping[str, Any]]) -> list[int]:
+        """The input tokens of each request's parameters, some requests at a time."""
+        turn = asyncio.Semaphore(_AT_A_TIME)
+
+        async def count(params: Mapping[str, Any]) -> int:
+            async with turn:
+                return (await self._polling.messages.count_tokens(**params)).input_tokens
+
+        return await asyncio.gather(*map(count, requests))
+
+    async def notify(self, callback: Callable[[Any], Any], news: Any) -> None:
+        """Tell a callback, which may be a coroutine function."""
+        told = callback(news)
+        if inspect.isawaitable(told):
+            await told
 
     async def lines(self, batch_id: str) -> AsyncIterator[list[bytes]]:
         """The raw lines of the results as they arrive, the last one possibly cut."""

@@ -72,7 +72,7 @@ class Collector:
         elif before > self._since:
             self._duplicates += before == self._tally.current
             return None
-        return BatchResult(line, raw.rstrip(b"\r"))
+        return BatchResult(line, raw.rstrip(b"\r"), self._facts.created_at)
 
     def finish(self) -> None:
         """All was read that can be."""

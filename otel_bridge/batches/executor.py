@@ -3,177 +3,40 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Generic, TypeVar
+import logging
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from datetime import datetime
+from typing import TYPE_CHECKING, TypeVar
 
 import anthropic
-from opentelemetry import propagate
 
 from otel_bridge.batches import flows
 from otel_bridge.batches.api import AsyncApi, SyncApi
-from otel_bridge.batches.collecting import (
-    READ_FAULTS,
-    READS,
-    Collector,
-    again_or_raise,
-    logger,
-    read_all,
-)
+from otel_bridge.batches.backfilling import Backfilled, due, shifted
+from otel_bridge.batches.base import AsyncProgress, Progress
+from otel_bridge.batches.collecting import READ_FAULTS, READS, again_or_raise, read_all
 from otel_bridge.batches.handle import BatchHandle
-from otel_bridge.batches.requests import Request, split_requests, validate_requests
+from otel_bridge.batches.requests import Request, validate_requests
 from otel_bridge.batches.results import BatchResult, BatchResults
-from otel_bridge.batches.submitting import submit
-from otel_bridge.config import Settings
-from otel_bridge.errors import BatchError, ConfigurationError, PartialSubmissionError
-from otel_bridge.langsmith import LangSmithPropagator, mirror
-from otel_bridge.telemetry import BatchFacts, BatchRecorder
+from otel_bridge.batches.run import AsyncBatchRun, BatchRun
+from otel_bridge.batches.structuring import AsyncStructuring, Structuring
+from otel_bridge.errors import BatchError, ConfigurationError
 
 if TYPE_CHECKING:
-    from anthropic.types.messages import MessageBatch
-    from opentelemetry.context import Context
     from opentelemetry.metrics import MeterProvider
     from opentelemetry.trace import TracerProvider
 
-ApiT = TypeVar("ApiT", SyncApi, AsyncApi)
-Progress = Callable[[BatchFacts], None]
+    from otel_bridge.config import Settings
 
-_propagator = LangSmithPropagator()
-
-
-@contextlib.contextmanager
-def _never_in_the_way() -> Iterator[None]:
-    """A propagator's or a progress display's fault must not lose a batch that is paid for."""
-    try:
-        yield
-    except Exception as error:  # noqa: BLE001 - whatever it is
-        logger.warning("Going on without it: %s: %s", type(error).__name__, error)
+logger = logging.getLogger(__name__)
 
 
-class _Executor(Generic[ApiT]):
-    """What both executors share: the recorder, and handles of what was submitted here."""
-
-    api: ApiT
-
-    def __init__(
-        self,
-        *,
-        tracer_provider: TracerProvider | None,
-        meter_provider: MeterProvider | None,
-        settings: Settings | None,
-        on_progress: Progress | None,
-    ) -> None:
-        self.settings = settings or Settings.from_env()
-        self._recorder = BatchRecorder(tracer_provider, meter_provider, self.settings)
-        self._on_progress = on_progress
-        self._submitted: dict[str, BatchHandle] = {}
-        self._mirror = mirror(self._recorder.provider, self.settings)
-
-    def _submission(
-        self, requests: list[Request], *, resume: bool
-    ) -> flows.Flow[list[BatchHandle]]:
-        parts = split_requests(requests)
-        handles: list[BatchHandle] = []
-        with self._recorder.together(len(requests), len(parts)):
-            carrier: dict[str, str] = {}
-            with _never_in_the_way():
-                propagate.inject(carrier)
-                _propagator.inject(carrier)
-
-            def created(batch: MessageBatch, part: Sequence[Request]) -> None:
-                handles.append(self._created(BatchFacts.from_api(batch), part, carrier))
-
-            journal = self._recorder.journal
-            try:
-                intents = yield from submit(
-                    self.api, journal, parts, carrier, created, resume=resume
-                )
-            except BatchError as error:
-                if not handles:
-                    raise
-                rest = [each for part in parts[len(handles) :] for each in part]
-                raise PartialSubmissionError(
-                    f"{len(handles)} of {len(parts)} batches were created; {len(rest):,} requests "
-                    f"are in none: {error}",
-                    handles,
-                    rest,
-                ) from error
-            if not resume:
-                journal.leave(intents)
-            for handle, intent in zip(handles, intents, strict=True):
-                handle.intent = intent
-        return handles
-
-    def _created(
-        self, facts: BatchFacts, requests: Sequence[Request], carrier: dict[str, str]
-    ) -> BatchHandle:
-        known = self._recorder.journal.recall(facts.id)
-        params = {request["custom_id"]: request["params"] for request in requests}
-        models = tuple(sorted({str(each["model"]) for each in params.values()}))
-        handle = BatchHandle(facts.id, facts.request_count, carrier, models, params)
-        parent = None
-        if known is not None and known.carrier != carrier:  # another process began it
-            handle.carrier = dict(known.carrier)
-            parent = self._context(handle)
-        handle.recording = self._recorder.start(facts, parent, models)
-        self._submitted[facts.id] = handle
-        self._progress(facts)
-        return handle
-
-    def _handle(self, batch: BatchHandle | str) -> BatchHandle:
-        handle = batch if isinstance(batch, BatchHandle) else BatchHandle(batch, 0)
-        submitted = self._submitted.get(handle.id)
-        if submitted is not None:
-            return submitted
-        known = self._recorder.journal.recall(handle.id)
-        if known is not None and not handle.carrier:
-            handle.request_count = known.request_count
-            handle.carrier, handle.models = dict(known.carrier), known.models
-        return handle
-
-    def _seen(self, handle: BatchHandle) -> Progress:
-        def seen(facts: BatchFacts) -> None:
-            if handle.recording is None:
-                handle.recording = self._recorder.start(facts, self._context(handle), handle.models)
-            else:
-                handle.recording.update(facts)
-            self._progress(facts)
-
-        return seen
-
-    def _context(self, handle: BatchHandle) -> Context | None:
-        if handle.carrier:
-            with _never_in_the_way():
-                return _propagator.extract(handle.carrier, propagate.extract(handle.carrier))
-        return None
-
-    def _progress(self, facts: BatchFacts) -> None:
-        if self._on_progress is not None:
-            with _never_in_the_way():
-                self._on_progress(facts)
-
-    def _collector(self, handle: BatchHandle, facts: BatchFacts) -> Collector:
-        if handle.recording is None:
-            raise AssertionError("a batch that was seen has a recording")
-        return Collector(handle, facts, handle.recording)
-
-    def _finish(self, collector: Collector, handle: BatchHandle) -> None:
-        collector.finish()
-        self._recorder.journal.received(handle.id)
-        if self._mirror is not None and self._mirror.force_flush():
-            self._recorder.journal.tell(handle.id, "runs")
-
-    def _abandon(self, handle: BatchHandle) -> None:
-        self._recorder.journal.leave([handle.intent])
-        if handle.recording is not None:
-            handle.recording.abandon()
-
-
-class BatchExecutor(_Executor[SyncApi]):
+class BatchExecutor(Structuring):
     """Runs Message Batches and records them.
 
     `client` is `anthropic.Anthropic()` from the environment by default. Providers are the global
-    ones by default. `on_progress` gets the batch each time the API describes it.
+    ones by default. `on_progress` gets the batch each time the API describes it: its `status`,
+    `elapsed`, `expires_at` and `counts`.
 
     Raises ConfigurationError when there is no client and no key for one.
     """
@@ -198,15 +61,17 @@ class BatchExecutor(_Executor[SyncApi]):
     def submit(self, requests: Iterable[Request], *, resume: bool = False) -> list[BatchHandle]:
         """Check the requests whole, then create the batch; its span is open from here on.
 
-        More than one batch takes (100,000 requests or 256 MB) become several under one span.
+        Nothing is sent where it may cost more than OTEL_BRIDGE_MAX_COST. More than one batch
+        takes (100,000 requests or 256 MB) becomes several under one span.
         With `resume`, batches of these very requests that an earlier call with `resume` created
         and nobody collected are gone on with, whatever became of its process.
 
-        Raises RequestsError before anything is sent, BatchError when the API refuses,
+        Raises RequestsError and CostLimitError before anything is sent, BatchError when the API
+        refuses,
         SubmissionAmbiguousError when it cannot be known whether a batch was created, and
         PartialSubmissionError when some batches of several were.
         """
-        return flows.drive(self._submission(validate_requests(requests), resume=resume))
+        return flows.drive(self.submission(validate_requests(requests), resume=resume))
 
     def collect(self, batch: BatchHandle | str) -> Iterator[BatchResult]:
         """Wait for the batch and stream its results; telemetry is complete at the end.
@@ -214,8 +79,14 @@ class BatchExecutor(_Executor[SyncApi]):
         Raises BatchNotFoundError for an unknown id, BatchError when it cannot be read.
         """
         handle = self._handle(batch)
+        yield from self.read(handle)
+        self.received([handle])
+
+    def read(self, batch: BatchHandle | str) -> Iterator[BatchResult]:
+        """As `collect`, and whoever runs the same requests again still goes on with the batch."""
+        handle = self._handle(batch)
         try:
-            facts = flows.drive(flows.wait(self.api, handle.id, self.settings, self._seen(handle)))
+            facts = flows.drive(flows.wait(self.api, handle, self.settings, self._seen(handle)))
             collector = self._collector(handle, facts)
             yield from read_all(collector, self.api, handle.id)
             self._finish(collector, handle)
@@ -227,26 +98,54 @@ class BatchExecutor(_Executor[SyncApi]):
             self._abandon(handle)
         self._submitted.pop(handle.id, None)
 
-    def run(self, requests: Iterable[Request]) -> BatchResults:
-        """Submit with `resume`, wait, collect; raises what `submit` and `collect` raise.
+    def start(self, requests: Iterable[Request]) -> BatchRun:
+        """Submit with `resume`; iterate over what it returns to collect. Raises as `submit`.
 
-        Where only some of several batches could be created, these are collected, and `unsubmitted`
-        of the results has the requests to submit again.
+        Where only some of several batches could be created, these are collected, and
+        `unsubmitted` has the requests to submit again.
         """
-        rest: Sequence[Request] = ()
-        try:
-            handles = self.submit(requests, resume=True)
-        except PartialSubmissionError as error:
-            handles, rest = list(error.handles), error.unsubmitted
-            logger.error("%s", error)
-        results = {
-            result.custom_id: result for handle in handles for result in self.collect(handle)
-        }
-        return BatchResults(results, tuple(handle.id for handle in handles), rest)
+        return BatchRun(self, validate_requests(requests))
+
+    def run(self, requests: Iterable[Request]) -> BatchResults:
+        """Submit, wait, collect, and try again what may be; see `start`."""
+        run = self.start(requests)
+        if run.lack:
+            logger.error("%s", run.lack)
+        results = {result.custom_id: result for result in run}
+        return BatchResults(results, tuple(each.id for each in run.handles), run.unsubmitted)
+
+    def backfill(
+        self,
+        batch_ids: Iterable[str] = (),
+        *,
+        since: datetime | None = None,
+        shift_times: bool = False,
+    ) -> Iterator[Backfilled]:
+        """Tell of batches that ran without the bridge, by id or created at `since` or later.
+
+        Spans and runs have the times at which the batches ran, or, with `shift_times`, whole
+        days later within the last day, and the original times as attributes. Batches that were
+        told before are left alone. Raises what `describe` and `since` raise.
+        """
+        wanted, others = flows.drive(due(self.api, batch_ids, since, self.recorder.told))
+        yield from others
+        for facts in wanted:
+            handle = self._handle(facts.id)
+            if shift_times:
+                shifted(handle, facts)
+            try:
+                count = sum(1 for _ in self.collect(handle))
+            except BatchError as error:
+                yield Backfilled(facts.id, "failed", facts.request_count, str(error))
+            else:
+                yield Backfilled(facts.id, "told", count)
 
 
-class AsyncBatchExecutor(_Executor[AsyncApi]):
-    """The async twin of BatchExecutor, over `anthropic.AsyncAnthropic`."""
+class AsyncBatchExecutor(AsyncStructuring):
+    """The async twin of BatchExecutor, over `anthropic.AsyncAnthropic`.
+
+    `on_progress` may be a coroutine function.
+    """
 
     def __init__(
         self,
@@ -255,7 +154,7 @@ class AsyncBatchExecutor(_Executor[AsyncApi]):
         tracer_provider: TracerProvider | None = None,
         meter_provider: MeterProvider | None = None,
         settings: Settings | None = None,
-        on_progress: Progress | None = None,
+        on_progress: AsyncProgress | None = None,
     ) -> None:
         super().__init__(
             tracer_provider=tracer_provider,
@@ -270,14 +169,21 @@ class AsyncBatchExecutor(_Executor[AsyncApi]):
     ) -> list[BatchHandle]:
         """See BatchExecutor.submit."""
         checked = validate_requests(requests)
-        return await flows.drive_async(self._submission(checked, resume=resume))
+        return await flows.drive_async(self.submission(checked, resume=resume))
 
     async def collect(self, batch: BatchHandle | str) -> AsyncIterator[BatchResult]:
         """See BatchExecutor.collect."""
         handle = self._handle(batch)
+        async for result in self.read(handle):
+            yield result
+        self.received([handle])
+
+    async def read(self, batch: BatchHandle | str) -> AsyncIterator[BatchResult]:
+        """See BatchExecutor.read."""
+        handle = self._handle(batch)
         try:
             facts = await flows.drive_async(
-                flows.wait(self.api, handle.id, self.settings, self._seen(handle))
+                flows.wait(self.api, handle, self.settings, self._seen(handle))
             )
             collector = self._collector(handle, facts)
             for attempt in range(READS):
@@ -302,18 +208,42 @@ class AsyncBatchExecutor(_Executor[AsyncApi]):
             self._abandon(handle)
         self._submitted.pop(handle.id, None)
 
+    async def start(self, requests: Iterable[Request]) -> AsyncBatchRun:
+        """See BatchExecutor.start."""
+        return await AsyncBatchRun.of(self, validate_requests(requests))
+
     async def run(self, requests: Iterable[Request]) -> BatchResults:
         """See BatchExecutor.run."""
-        rest: Sequence[Request] = ()
-        try:
-            handles = await self.submit(requests, resume=True)
-        except PartialSubmissionError as error:
-            handles, rest = list(error.handles), error.unsubmitted
-            logger.error("%s", error)
-        results = {
-            result.custom_id: result for handle in handles async for result in self.collect(handle)
-        }
-        return BatchResults(results, tuple(handle.id for handle in handles), rest)
+        run = await self.start(requests)
+        if run.lack:
+            logger.error("%s", run.lack)
+        results = {result.custom_id: result async for result in run}
+        return BatchResults(results, tuple(each.id for each in run.handles), run.unsubmitted)
+
+    async def backfill(
+        self,
+        batch_ids: Iterable[str] = (),
+        *,
+        since: datetime | None = None,
+        shift_times: bool = False,
+    ) -> AsyncIterator[Backfilled]:
+        """See BatchExecutor.backfill."""
+        flow = due(self.api, batch_ids, since, self.recorder.told)
+        wanted, others = await flows.drive_async(flow)
+        for other in others:
+            yield other
+        for facts in wanted:
+            handle = self._handle(facts.id)
+            if shift_times:
+                shifted(handle, facts)
+            count = 0
+            try:
+                async for _ in self.collect(handle):
+                    count += 1
+            except BatchError as error:
+                yield Backfilled(facts.id, "failed", facts.request_count, str(error))
+            else:
+                yield Backfilled(facts.id, "told", count)
 
 
 ClientT = TypeVar("ClientT", anthropic.Anthropic, anthropic.AsyncAnthropic)

@@ -22,6 +22,7 @@ from otel_bridge.telemetry import BatchFacts
 
 if TYPE_CHECKING:
     from otel_bridge.batches.api import AsyncApi, SyncApi
+    from otel_bridge.batches.handle import BatchHandle
     from otel_bridge.config import Settings
 
 logger = logging.getLogger(__name__)
@@ -66,21 +67,22 @@ async def drive_async(flow: Flow[T]) -> T:
 
 def wait(
     api: SyncApi | AsyncApi,
-    batch_id: str,
+    handle: BatchHandle,
     settings: Settings,
-    seen: Callable[[BatchFacts], None],
+    seen: Callable[[BatchFacts], Flow[None]],
 ) -> Flow[BatchFacts]:
     """Poll until the batch ended; `seen` gets each answer.
 
     Faults that pass (no connection, 429, 5xx) do not end the wait; nor do the first 404s, which
     are reported right after a batch's creation.
     """
+    batch_id, shift = handle.id, handle.shift
     pause = settings.poll_interval
     faults = not_found = 0
     first = True
     while True:
         try:
-            facts = BatchFacts.from_api((yield lambda: api.retrieve(batch_id)))
+            facts = BatchFacts.from_api((yield lambda: api.retrieve(batch_id)), shift)
         except anthropic.NotFoundError as error:
             not_found += 1
             if not_found >= _NOT_FOUND_IN_A_ROW:
@@ -101,13 +103,28 @@ def wait(
                 raise BatchError(f"batch {batch_id} cannot be read: {describe(error)}") from error
         else:
             faults = not_found = 0
-            seen(facts)
+            yield from seen(facts)
             if facts.status == "ended":
                 return facts
         first = False
         delay = pause * random.uniform(0.9, 1.1)  # noqa: S311 - jitter, not a secret
         yield lambda delay=delay: api.sleep(delay)  # type: ignore[misc]
         pause = min(pause * 1.5, max(settings.poll_max_interval, settings.poll_interval))
+
+
+def ask(call: Call, batch_id: str = "") -> Flow[Any]:
+    """Make one call. Raises BatchNotFoundError for an unknown `batch_id`, else BatchError."""
+    try:
+        return (yield call)
+    except anthropic.NotFoundError as error:
+        raise BatchNotFoundError(
+            f"the API knows no batch {batch_id!r}; check the id and the key's workspace"
+        ) from error
+    except anthropic.AnthropicError as error:
+        what = f"batch {batch_id}" if batch_id else "the list of batches"
+        raise BatchError(f"{what}: {describe(error)}") from error
+    except TypeError as error:
+        raise credentials_error(error) from error
 
 
 def credentials_error(error: TypeError) -> Exception:

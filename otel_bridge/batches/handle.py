@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from otel_bridge.errors import ConfigurationError
@@ -28,6 +29,9 @@ class BatchHandle:
     recording: BatchRecording | None = field(default=None, repr=False, compare=False)
     intent: int | None = field(default=None, repr=False, compare=False)
     """The journal's, while the submitting process means to collect the batch."""
+
+    shift: timedelta = field(default=timedelta(0), repr=False, compare=False)
+    """How much later than it ran its spans are to lie."""
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form for another process; it holds no content of requests."""

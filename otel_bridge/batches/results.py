@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 from anthropic.types import ErrorResponse, Message
 from anthropic.types.messages import MessageBatchIndividualResponse
 
+from otel_bridge.pricing import Cost, price
 from otel_bridge.usage import TokenUsage
 
 
 class BatchResult:
-    """What became of one request."""
+    """What became of one request; `at` is its batch's creation, for the price."""
 
-    def __init__(self, line: Mapping[str, Any], raw: bytes) -> None:
+    def __init__(self, line: Mapping[str, Any], raw: bytes, at: datetime | None = None) -> None:
+        self._at = at
         self.raw = raw
         """The API's own line, without its end."""
         self._line = line
@@ -50,17 +53,57 @@ class BatchResult:
         error = self._result.get("error")
         return ErrorResponse.construct(**error) if isinstance(error, Mapping) else None
 
+    @property
+    def error_type(self) -> str | None:
+        """The type of the API's error, None unless the request errored."""
+        envelope = self._result.get("error")
+        error = envelope.get("error") if isinstance(envelope, Mapping) else None
+        return str(error.get("type")) if isinstance(error, Mapping) else None
+
     @cached_property
     def usage(self) -> TokenUsage:
         """The request's tokens; none unless it succeeded."""
         return TokenUsage.from_api(self._result["message"].get("usage") if self.succeeded else None)
+
+    @cached_property
+    def cost(self) -> Cost | None:
+        """What the request cost in USD, nothing unless it succeeded; None for an unknown price."""
+        if not self.succeeded:
+            return Cost()
+        message = self._result["message"]
+        tier = (message.get("usage") or {}).get("service_tier") or "batch"
+        return price(self.usage, str(message.get("model") or ""), tier=tier, at=self._at)
+
+    def to_dict(self) -> Mapping[str, Any]:
+        """The API's line, decoded; not a copy."""
+        return self._line
 
     def to_sdk(self) -> MessageBatchIndividualResponse:
         """The whole result as `client.messages.batches.results()` gives it."""
         return MessageBatchIndividualResponse.construct(**self._line)
 
 
-class BatchResults(Mapping[str, BatchResult]):
+R = TypeVar("R")
+
+
+class ById(Mapping[str, R]):
+    """Results of a run by custom id."""
+
+    def __init__(self, results: Mapping[str, R], batch_ids: tuple[str, ...]) -> None:
+        self._results = results
+        self.batch_ids = batch_ids
+
+    def __getitem__(self, custom_id: str) -> R:
+        return self._results[custom_id]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._results)
+
+    def __len__(self) -> int:
+        return len(self._results)
+
+
+class BatchResults(ById[BatchResult]):
     """All results of a run by custom id."""
 
     def __init__(
@@ -69,19 +112,9 @@ class BatchResults(Mapping[str, BatchResult]):
         batch_ids: tuple[str, ...],
         unsubmitted: Sequence[Mapping[str, Any]] = (),
     ) -> None:
-        self._results = results
-        self.batch_ids = batch_ids
+        super().__init__(results, batch_ids)
         self.unsubmitted = tuple(unsubmitted)
         """Requests that are in no batch, since a later one of several could not be created."""
-
-    def __getitem__(self, custom_id: str) -> BatchResult:
-        return self._results[custom_id]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._results)
-
-    def __len__(self) -> int:
-        return len(self._results)
 
     @property
     def succeeded(self) -> dict[str, BatchResult]:

@@ -36,7 +36,7 @@ def submit(
     journal: Journal,
     parts: Sequence[Sequence[Request]],
     carrier: Mapping[str, str],
-    created: Callable[[Any, Sequence[Request]], None],
+    created: Callable[[Any, Sequence[Request]], Flow[None]],
     *,
     resume: bool,
 ) -> Flow[list[int | None]]:
@@ -68,7 +68,7 @@ def submit(
             if batch is None:
                 batch = yield from _create(api, journal, requests)
             journal.settle(intents[index], batch.id)
-            created(batch, requests)
+            yield from created(batch, requests)
     except SubmissionAmbiguousError:
         journal.leave(intents)
         raise

@@ -1,75 +1,40 @@
-"""The commands and their options."""
+"""The command line: running batches, and the commands around it."""
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
-import functools
+import itertools
 import logging
 import os
 import signal
 import sys
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Mapping
 from pathlib import Path
-from types import FrameType
-from typing import Any, BinaryIO, NoReturn
 
 import click
 import orjson
-from opentelemetry import propagate
-from opentelemetry.context import attach
-from rich.console import Console
 
-from otel_bridge.batches import BatchExecutor, BatchHandle, Request, read_requests
-from otel_bridge.cli import render
-from otel_bridge.cli.telemetry import Telemetry
-from otel_bridge.config import Settings
+from otel_bridge.batches import (
+    BatchHandle,
+    read_requests,
+)
+from otel_bridge.cli.options import (
+    FAILED,
+    REQUESTS_FAILED,
+    check_output,
+    fail_on_error_option,
+    guarded_command,
+    json_option,
+    leave,
+    max_cost_option,
+    output_option,
+)
+from otel_bridge.cli.session import Session, terminated
+from otel_bridge.cli.tending import TENDING
 from otel_bridge.errors import (
-    BridgeError,
     ConfigurationError,
-    DeliveryError,
     PartialSubmissionError,
-    RequestsError,
 )
-from otel_bridge.langsmith import Delivery
 from otel_bridge.version import __version__
-
-FAILED, WRONG, REQUESTS_FAILED = 1, 2, 3
-
-_as_json = click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
-_output = click.option(
-    "-o",
-    "--output",
-    type=click.Path(dir_okay=False),
-    help="File for the results (JSONL); stdout by default, BATCH_ID.jsonl with --json.",
-)
-_fail_on_error = click.option(
-    "--fail-on-error", is_flag=True, help="Exit with 3 when a request failed."
-)
-
-
-def _command(function: Callable[..., None]) -> Callable[..., None]:
-    """Errors of ours are one line and a status, never a traceback."""
-
-    @functools.wraps(function)
-    def call(*args: Any, **kwargs: Any) -> None:
-        try:
-            function(*args, **kwargs)
-        except BridgeError as error:
-            click.echo(f"otel-bridge: {error}", err=True)
-            wrong = isinstance(error, (ConfigurationError, RequestsError))
-            _leave(WRONG if wrong else FAILED)
-        except KeyboardInterrupt:
-            click.echo("otel-bridge: interrupted", err=True)
-            _leave(FAILED)
-
-    return call
-
-
-def _terminated(_signal: int, _frame: FrameType | None) -> NoReturn:
-    """SIGTERM is what Ctrl-C is: the batch goes on, and what is held goes to the spool."""
-    raise KeyboardInterrupt
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -78,127 +43,40 @@ def cli() -> None:
     """Anthropic Message Batches in OpenTelemetry and LangSmith."""
     logging.basicConfig(level=logging.WARNING, format="otel-bridge: %(message)s", stream=sys.stderr)
     logging.getLogger("anthropic").setLevel(logging.ERROR)
-    signal.signal(signal.SIGTERM, _terminated)
-
-
-class _Session:
-    """One command's executor and telemetry, under the caller's trace where there is one."""
-
-    def __init__(self, *, as_json: bool) -> None:
-        self.settings = Settings.from_env(strict=True)
-        self.console = Console(stderr=True)
-        self.as_json = as_json
-        self.output: str | None = None
-        self.telemetry = Telemetry(self.settings).set_up()
-        # OpenTelemetry's environment carrier: TRACEPARENT, TRACESTATE, BAGGAGE.
-        attach(propagate.extract({k.lower(): v for k, v in os.environ.items()}))
-        self.progress = render.Progress(self.console)
-        click.get_current_context().obj = self.telemetry
-        self.executor = BatchExecutor(settings=self.settings, on_progress=self.progress.update)
-
-    def submit(
-        self, requests: list[Request], *, resume: bool = False
-    ) -> tuple[list[BatchHandle], PartialSubmissionError | None]:
-        """What was created, and why that is not all. The rest is written to a file."""
-        try:
-            return self.executor.submit(requests, resume=resume), None
-        except PartialSubmissionError as error:
-            path = Path(f"{error.handles[0].id}.unsubmitted.jsonl")
-            with path.open("wb") as file:
-                file.writelines(orjson.dumps(each) + b"\n" for each in error.unsubmitted)
-            told = PartialSubmissionError(
-                f"{error}; submit {path} to go on", error.handles, error.unsubmitted
-            )
-            return list(error.handles), told
-
-    def collect(self, batches: list[BatchHandle], output: str | None) -> int:
-        """Write each result as it is read, so that nothing of telemetry can keep it back.
-
-        Returns the number of requests that failed.
-        """
-        failed = 0
-        self.output = output or (f"{batches[0].id}.jsonl" if self.as_json else None)
-        again = f"`otel-bridge collect {batches[0].id}`"
-        try:
-            with _results_file(self.output) as file, self.progress:
-                for handle in batches:
-                    for result in self.executor.collect(handle):
-                        file.write(result.raw + b"\n")
-                        failed += not result.succeeded
-        except KeyboardInterrupt:
-            raise BridgeError(f"interrupted; the batch goes on, {again} reads it") from None
-        except OSError as error:
-            raise BridgeError(
-                f"{self.output or 'stdout'}: results cannot be written ({error.strerror}); "
-                f"{again} reads them again"
-            ) from error
-        return failed
-
-    def summarise(self, batches: list[BatchHandle]) -> None:
-        reports = self.telemetry.finish()
-        summary = render.Summary.of(batches, reports, self.telemetry.langsmith)
-        if self.as_json:
-            click.echo(orjson.dumps({**summary.to_dict(), "output": self.output}))
-        else:
-            render.print_summary(self.console, summary)
-        for report in reports:
-            if report.complaint:
-                click.echo(f"otel-bridge: {report.complaint}", err=True)
-
-
-@contextlib.contextmanager
-def _results_file(path: str | None) -> Iterator[BinaryIO]:
-    """Where results go: a file, or stdout."""
-    if path is None:
-        yield sys.stdout.buffer
-        sys.stdout.buffer.flush()
-        return
-    with Path(path).open("wb") as file:
-        yield file
-
-
-def _check_output(output: str | None, *, as_json: bool) -> None:
-    if output is None and not as_json:
-        return
-    place = Path(output or ".")
-    try:
-        if place.is_dir() and output is None:
-            tempfile.TemporaryFile(dir=place).close()
-        else:
-            place.open("ab").close()
-    except OSError as error:
-        raise ConfigurationError(
-            f"{place}: cannot be written ({error.strerror}); choose another --output"
-        ) from error
+    signal.signal(signal.SIGTERM, terminated)
 
 
 @cli.command()
 @click.argument("file")
-@_output
-@_as_json
-@_fail_on_error
-@_command
-def run(file: str, output: str | None, as_json: bool, fail_on_error: bool) -> None:
+@output_option
+@max_cost_option
+@json_option
+@fail_on_error_option
+@guarded_command
+def run(
+    file: str, output: str | None, max_cost: float | None, as_json: bool, fail_on_error: bool
+) -> None:
     """Run the requests in FILE (JSONL, - for stdin): submit, wait, collect, emit."""
     requests = read_requests(file)
-    _check_output(output, as_json=as_json)
-    session = _Session(as_json=as_json)
-    handles, lack = session.submit(requests, resume=True)
-    failed = session.collect(handles, output)
-    session.summarise(handles)
-    if lack:
-        raise lack
-    _leave(REQUESTS_FAILED if fail_on_error and failed else 0)
+    check_output(output, as_json=as_json)
+    session = Session(as_json=as_json, max_cost=max_cost)
+    run = session.executor.start(requests)
+    outcomes = session.write(run, run.handles, output)
+    session.summarise(run.handles, outcomes, run.attempts)
+    if run.lack:
+        raise _to_go_on(run.lack)
+    leave(REQUESTS_FAILED if fail_on_error and _failed(outcomes) else 0)
 
 
 @cli.command()
 @click.argument("file")
-@_as_json
-@_command
-def submit(file: str, as_json: bool) -> None:
+@max_cost_option
+@json_option
+@guarded_command
+def submit(file: str, max_cost: float | None, as_json: bool) -> None:
     """Submit the requests in FILE and print what `collect` needs."""
     requests = read_requests(file)
-    session = _Session(as_json=as_json)
+    session = Session(as_json=as_json, max_cost=max_cost)
     handles, lack = session.submit(requests)
     reports = session.telemetry.finish()
     if as_json:
@@ -215,24 +93,37 @@ def submit(file: str, as_json: bool) -> None:
         for handle in handles:
             click.echo(handle.id)
     if lack:
-        raise lack
-    _leave(0)
+        raise _to_go_on(lack)
+    leave(0)
 
 
 @cli.command()
 @click.argument("batch")
-@_output
-@_as_json
-@_fail_on_error
-@_command
+@output_option
+@json_option
+@fail_on_error_option
+@guarded_command
 def collect(batch: str, output: str | None, as_json: bool, fail_on_error: bool) -> None:
     """Wait for BATCH and collect it: a batch id, or the file that `submit --json` wrote."""
     handles = _handles(batch)
-    _check_output(output, as_json=as_json)
-    session = _Session(as_json=as_json)
-    failed = session.collect(handles, output)
-    session.summarise(handles)
-    _leave(REQUESTS_FAILED if fail_on_error and failed else 0)
+    check_output(output, as_json=as_json)
+    session = Session(as_json=as_json)
+    results = itertools.chain.from_iterable(map(session.executor.collect, handles))
+    outcomes = session.write(results, handles, output)
+    session.summarise(handles, outcomes)
+    leave(REQUESTS_FAILED if fail_on_error and _failed(outcomes) else 0)
+
+
+def _failed(outcomes: Mapping[str, int]) -> bool:
+    return any(count for kind, count in outcomes.items() if kind != "succeeded")
+
+
+def _to_go_on(lack: PartialSubmissionError) -> PartialSubmissionError:
+    """The same, with the rest of the requests in a file."""
+    path = Path(f"{lack.handles[0].id}.unsubmitted.jsonl")
+    with path.open("wb") as file:
+        file.writelines(orjson.dumps(each) + b"\n" for each in lack.unsubmitted)
+    return PartialSubmissionError(f"{lack}; submit {path} to go on", lack.handles, lack.unsubmitted)
 
 
 def _handles(batch: str) -> list[BatchHandle]:
@@ -248,54 +139,24 @@ def _handles(batch: str) -> list[BatchHandle]:
         ) from error
 
 
-def _leave(status: int) -> NoReturn:
-    """Leave without the SDK's own exit handlers, which wait for a dead backend once more."""
-    telemetry = click.get_current_context().obj
-    if telemetry is not None:
-        telemetry.finish(patience=5.0)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status)
-
-
 @cli.command()
-@_as_json
-@click.option("--refused", is_flag=True, help="Also what LangSmith refused, once that is mended.")
-@_command
-def replay(as_json: bool, refused: bool) -> None:
-    """Send to LangSmith what is spooled."""
-    settings = Settings.from_env(strict=True)
-    logging.getLogger("otel_bridge.langsmith").setLevel(logging.ERROR)
-    delivery = Delivery(state_dir=settings.state_dir)
-    delivery.adopt(refused=refused)
-    before = 0
-    while (waiting := delivery.replayed.held_back) and waiting != before:
-        before = waiting
-        delivery.flush(10.0)
-    report = delivery.replayed
-    delivery.close(0.0)
-    if as_json:
-        click.echo(orjson.dumps({**dataclasses.asdict(report), "endpoint": delivery.endpoint}))
-    else:
-        click.echo(f"{report.sent} run updates sent to {delivery.endpoint}")
-    if report.held_back or report.refused:
-        raise DeliveryError(
-            f"LangSmith at {delivery.endpoint}: {report.held_back} run updates still wait, "
-            f"{report.refused} were refused ({report.reason}); check LANGSMITH_ENDPOINT and "
-            "LANGSMITH_API_KEY"
-        )
-    _leave(0)
-
-
-@cli.command()
-@_as_json
+@json_option
 @click.option("--requests", "count", default=60, show_default=True, type=click.IntRange(1, 100_000))
 @click.option("--seconds", default=3.0, show_default=True, help="How long the batch takes.")
-@_command
-def demo(as_json: bool, count: int, seconds: float) -> None:
+@click.option(
+    "--otlp",
+    is_flag=True,
+    help="Send it to OTEL_EXPORTER_OTLP_ENDPOINT (http://localhost:4318 by default), too.",
+)
+@guarded_command
+def demo(as_json: bool, count: int, seconds: float, otlp: bool) -> None:
     """Show the whole thing with no key and no network, in a few seconds."""
     from otel_bridge.cli.demo import run_demo  # noqa: PLC0415 - the simulator is for this alone
 
-    agreed = run_demo(count, seconds, as_json=as_json)
+    agreed = run_demo(count, seconds, as_json=as_json, otlp=otlp)
     sys.stdout.flush()
     os._exit(0 if agreed else FAILED)
+
+
+for _tending in TENDING:
+    cli.add_command(_tending)

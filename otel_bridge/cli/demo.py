@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +14,14 @@ from typing import Any
 import click
 import orjson
 from opentelemetry import trace
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.environment_variables import (
+    OTEL_EXPORTER_OTLP_CERTIFICATE,
+    OTEL_EXPORTER_OTLP_ENDPOINT,
+    OTEL_EXPORTER_OTLP_HEADERS,
+    OTEL_METRIC_EXPORT_INTERVAL,
+)
+from opentelemetry.sdk.trace.export import SpanExportResult
 from rich.console import Console
 from rich.table import Table
 from rich.tree import Tree
@@ -21,12 +31,15 @@ from otel_bridge.batches import BatchExecutor
 from otel_bridge.cli import render
 from otel_bridge.cli.telemetry import Telemetry
 from otel_bridge.config import VARIABLES, Settings
+from otel_bridge.errors import ConfigurationError
 from otel_bridge.pricing import price
 from otel_bridge.simulator import LangSmithCapture, MessageBatchesServer, OtlpCapture
 from otel_bridge.usage import TokenUsage
 
 MODELS = ("claude-sonnet-4-5", "claude-haiku-4-5")
 CHILDREN_SHOWN = 12
+_KEPT = (OTEL_EXPORTER_OTLP_CERTIFICATE, OTEL_EXPORTER_OTLP_HEADERS, OTEL_METRIC_EXPORT_INTERVAL)
+"""What the environment says of its own OTLP endpoint."""
 SEED = 2
 """With it the default number of requests has every outcome."""
 
@@ -62,30 +75,37 @@ def _requests(count: int) -> list[dict[str, Any]]:
     ]
 
 
-def run_demo(count: int, seconds: float, *, as_json: bool) -> bool:
-    """Run the demo; True when every figure agrees in every backend."""
+def run_demo(count: int, seconds: float, *, as_json: bool, otlp: bool) -> bool:
+    """Run the demo; True when every figure agrees in every backend.
+
+    With `otlp`, all of it goes to the environment's OTLP endpoint as well. Raises
+    ConfigurationError when nothing there takes it.
+    """
     console = Console(stderr=as_json)
+    endpoint = _answering_endpoint() if otlp else None
     with (
         MessageBatchesServer(batch_seconds=seconds, seed=SEED) as api,
-        OtlpCapture() as otlp,
+        OtlpCapture() as captured,
         LangSmithCapture() as langsmith,
         tempfile.TemporaryDirectory() as state_dir,
     ):
-        _point_environment_at(api.url, otlp.url, langsmith.url, state_dir)
+        _point_environment_at(api.url, captured.url, langsmith.url, state_dir)
         settings = Settings.from_env(strict=True)
         telemetry = Telemetry(settings).set_up()
+        if endpoint:
+            telemetry.also_export(endpoint)
         progress = render.Progress(console)
         executor = BatchExecutor(settings=settings, on_progress=progress.update)
         tracer = trace.get_tracer("otel_bridge.demo")
         with progress, tracer.start_as_current_span("nightly-review"):
             (handle,) = executor.submit(_requests(count))
-            for _ in executor.collect(handle):
-                pass
+            outcomes = Counter(result.type for result in executor.collect(handle))
         reports = telemetry.finish()
         batch_id = handle.id
-        rows = _compare(api.truth(batch_id), api.results(batch_id), otlp, langsmith)
-        summary = render.Summary.of([handle], reports, None)
-        agreed = all(row.agrees for row in rows) and not langsmith.refusals
+        rows = _compare(api.truth(batch_id), api.results(batch_id), captured, langsmith)
+        summary = render.Summary.of([handle], outcomes, 1, reports, None)
+        complaints = [report.complaint for report in reports if report.complaint]
+        agreed = all(row.agrees for row in rows) and not langsmith.refusals and not complaints
         if as_json:
             figures = [
                 {
@@ -100,19 +120,42 @@ def run_demo(count: int, seconds: float, *, as_json: bool) -> bool:
             ]
             click.echo(orjson.dumps({**summary.to_dict(), "figures": figures, "agreed": agreed}))
         else:
-            console.print(_tree(otlp))
+            console.print(_tree(captured))
             console.print(_table(rows))
             for report in reports:
                 console.print(f"{report.name}: {report.sent} {report.unit} received")
+        for complaint in complaints:
+            click.echo(f"otel-bridge: {complaint}", err=True)
     return agreed
+
+
+def _answering_endpoint() -> str:
+    """The environment's OTLP endpoint, which answered."""
+    named = os.environ.get(OTEL_EXPORTER_OTLP_ENDPOINT, "").strip() or "http://localhost:4318"
+    endpoint = named.rstrip("/")
+    if not endpoint.startswith(("http://", "https://")):
+        raise ConfigurationError(
+            f"{OTEL_EXPORTER_OTLP_ENDPOINT}={named!r} cannot be used: give a URL of OTLP over HTTP"
+        )
+    logger = logging.getLogger("opentelemetry")
+    logger.addHandler(logging.NullHandler())
+    logger.propagate = False
+    exporter = OTLPSpanExporter(f"{endpoint}/v1/traces", timeout=3)
+    if exporter.export([]) is not SpanExportResult.SUCCESS:
+        raise ConfigurationError(
+            f"nothing takes OTLP over HTTP at {endpoint}; start a collector there, or set "
+            f"{OTEL_EXPORTER_OTLP_ENDPOINT}"
+        )
+    return endpoint
 
 
 def _point_environment_at(api: str, otlp: str, langsmith: str, state_dir: str) -> None:
     for name in list(os.environ):
-        if name.startswith(("OTEL_", "LANGSMITH_", "LANGCHAIN_")) or name in {
-            variable.name for variable in VARIABLES
-        }:
+        ours = name in {variable.name for variable in VARIABLES}
+        foreign = name.startswith(("OTEL_", "LANGSMITH_", "LANGCHAIN_"))
+        if (ours or foreign) and name not in _KEPT:
             del os.environ[name]
+    os.environ.setdefault(OTEL_METRIC_EXPORT_INTERVAL, "1000")
     os.environ |= {
         "ANTHROPIC_API_KEY": "demo",
         "ANTHROPIC_BASE_URL": api,

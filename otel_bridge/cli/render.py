@@ -3,25 +3,34 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Self
 
-from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, ProgressColumn, Task, TextColumn
 from rich.progress import Progress as RichProgress
 from rich.table import Table
+from rich.text import Text
 
 from otel_bridge import identity
+from otel_bridge.telemetry import OUTCOMES
 from otel_bridge.usage import TokenUsage
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from otel_bridge.batches import BatchHandle
+    from otel_bridge.batches import BatchHandle, Estimate
     from otel_bridge.cli.telemetry import BackendReport
     from otel_bridge.langsmith import LangSmithSpanProcessor
     from otel_bridge.telemetry import BatchFacts, BatchRecording
+
+
+class _Elapsed(ProgressColumn):
+    """How long a batch takes, whenever one began to look at it."""
+
+    def render(self, task: Task) -> Text:
+        return Text(str(task.fields["batch"].elapsed).split(".", maxsplit=1)[0])
 
 
 class Progress:
@@ -32,7 +41,7 @@ class Progress:
             TextColumn("{task.description}"),
             BarColumn(),
             TextColumn("{task.fields[state]}"),
-            TimeElapsedColumn(),
+            _Elapsed(),
             console=console,
             disable=not console.is_terminal,
             transient=False,
@@ -57,16 +66,18 @@ class Progress:
         self._states[batch.id] = batch.status
         task = self._tasks.get(batch.id)
         if task is None:
-            task = self._bar.add_task(batch.id, total=None, state=batch.status)
+            task = self._bar.add_task(batch.id, total=None, state=batch.status, batch=batch)
             self._tasks[batch.id] = task
         if batch.status == "ended":
             done = batch.counts.get("succeeded", 0)
             state = f"ended, {done} of {batch.request_count} succeeded"
-            self._bar.update(task, total=1, completed=1, state=state)
+            self._bar.update(task, total=1, completed=1, state=state, batch=batch)
             return
         left = (batch.expires_at - datetime.now(UTC)) if batch.expires_at else None
         expiry = f", expires in {str(left).split('.')[0]}" if left else ""
-        self._bar.update(task, state=f"{batch.status}, {batch.request_count} requests{expiry}")
+        self._bar.update(
+            task, batch=batch, state=f"{batch.status}, {batch.request_count} requests{expiry}"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +86,7 @@ class Summary:
 
     batches: list[str]
     requests: int
+    attempts: int
     outcomes: dict[str, int]
     usage: TokenUsage
     cost_usd: float | None
@@ -86,26 +98,26 @@ class Summary:
     def of(
         cls,
         handles: Sequence[BatchHandle],
+        outcomes: Mapping[str, int],
+        attempts: int,
         backends: Sequence[BackendReport],
         langsmith: LangSmithSpanProcessor | None,
     ) -> Summary:
-        """Sum up what was recorded of collected batches."""
+        """Sum up what was recorded of collected batches, with the final `outcomes`."""
         recordings = [handle.recording for handle in handles if handle.recording]
-        outcomes: dict[str, int] = {}
         usage = TokenUsage()
         costs = []
         for recording in recordings:
             usage += recording.usage
             costs.append(recording.cost)
-            for kind, count in recording.outcomes.items():
-                outcomes[kind] = outcomes.get(kind, 0) + count
         first = recordings[0] if recordings else None
         # No sum is better than one with a part that is not known.
         known = [cost for cost in costs if cost is not None]
         return cls(
             [handle.id for handle in handles],
-            sum(recording.facts.request_count for recording in recordings),
-            outcomes,
+            sum(each.facts.request_count for each in recordings if each.attempt == 1),
+            attempts,
+            {**dict.fromkeys(OUTCOMES, 0), **outcomes},
             usage,
             sum(cost.total_cost for cost in known) if len(known) == len(costs) > 0 else None,
             first.trace_id if first else None,
@@ -118,6 +130,7 @@ class Summary:
         return {
             "batches": self.batches,
             "requests": self.requests,
+            "attempts": self.attempts,
             **self.outcomes,
             "usage": usage_dict(self.usage),
             "cost_usd": self.cost_usd,
@@ -150,6 +163,8 @@ def print_summary(console: Console, summary: Summary) -> None:
     table.add_column(justify="right")
     for kind, count in summary.outcomes.items():
         table.add_row(kind, f"{count:,}")
+    if summary.attempts > 1:
+        table.add_row("attempts", str(summary.attempts))
     for name, tokens in usage_dict(summary.usage).items():
         if tokens:
             table.add_row(name, f"{tokens:,}")
@@ -164,3 +179,24 @@ def print_summary(console: Console, summary: Summary) -> None:
         if backend.complaint:
             continue
         console.print(f"{backend.name}: {backend.sent} {backend.unit} sent", highlight=False)
+
+
+def print_estimate(console: Console, estimate: Estimate) -> None:
+    """An estimate as a table of ranges."""
+    table = Table(title="Estimate at batch price", title_justify="left", show_header=False)
+    table.add_column()
+    table.add_column(justify="right")
+    table.add_row("requests", f"{estimate.requests:,}")
+    table.add_row("counted by the API", f"{estimate.counted:,}")
+    table.add_row("input tokens", _range(estimate.input_tokens_low, estimate.input_tokens_high))
+    table.add_row("output tokens", _range(estimate.output_tokens_low, estimate.output_tokens_high))
+    if estimate.cost_low is None or estimate.cost_high is None:
+        cost = f"unknown: {', '.join(estimate.unpriced)}"
+    else:
+        cost = f"${estimate.cost_low:,.4f} to ${estimate.cost_high:,.4f}"
+    table.add_row("cost", cost)
+    console.print(table)
+
+
+def _range(low: int, high: int) -> str:
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"

@@ -20,6 +20,8 @@ _INFRASTRUCTURE = re.compile(
     r"|threading|asyncio|click|cassandra|elasticsearch|pymemcache|remoulade|tortoiseorm)(\..*)?"
 )
 """Scopes whose spans are never of GenAI; their attributes need no look."""
+_LOOKS = re.compile(r"anthropic\.messages\.batches\.(retrieve|list|results)")
+"""The anthropic SDK's own spans of calls that look at a batch: there may be one a poll."""
 _NAMES = 5_000
 _TAKEN = "_otel_bridge_taken_by"
 
@@ -48,7 +50,9 @@ class Choice:
             attributes = span._attributes._dict  # type: ignore[union-attr]  # noqa: SLF001
         except AttributeError:
             attributes = span.attributes or {}
-        return not self._all_plain(attributes) and self._look(attributes)
+        if self._all_plain(attributes) or not self._look(attributes):
+            return False
+        return _LOOKS.fullmatch(span.name) is None
 
     def samples(self, span: ReadableSpan) -> bool:
         """Whether the span's trace is sampled, here and by LANGSMITH_TRACING_SAMPLING_RATE."""

@@ -144,6 +144,11 @@ class Delivery:
         with self._wake:
             return self._replayed + DeliveryReport(held_back=self._spool.adopted_runs)
 
+    @property
+    def spool_size(self) -> int:
+        """Bytes of the spool on disk."""
+        return self._spool.size
+
     def run_url(self, run_id: str, project: str) -> str | None:
         """URL of a run in LangSmith's UI, None where it cannot be known."""
         try:

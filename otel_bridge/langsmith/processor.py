@@ -11,6 +11,7 @@ from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
 from otel_bridge.config import Settings
 from otel_bridge.langsmith.context import ancestry
 from otel_bridge.langsmith.delivery import Delivery
+from otel_bridge.langsmith.metrics import observe
 from otel_bridge.langsmith.mirroring import Mirror
 from otel_bridge.providers import put_first, span_processors
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from opentelemetry.context import Context
+    from opentelemetry.metrics import MeterProvider
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +32,12 @@ class LangSmithSpanProcessor(SpanProcessor):
     Content that LangSmith alone may see does not go by that route.
     """
 
-    def __init__(self, delivery: Delivery | None = None, settings: Settings | None = None) -> None:
+    def __init__(
+        self,
+        delivery: Delivery | None = None,
+        settings: Settings | None = None,
+        meter_provider: MeterProvider | None = None,
+    ) -> None:
         self.settings = settings = settings or Settings.from_env()
         self.delivery = delivery
         if settings.langsmith_route == "collector":
@@ -43,6 +50,8 @@ class LangSmithSpanProcessor(SpanProcessor):
                 )
         elif delivery is None:
             self.delivery = Delivery(state_dir=settings.state_dir)
+        if self.delivery is not None:
+            observe(self.delivery, meter_provider)
         self._mirror = Mirror(settings, self.delivery)
         self._mirrors = self._mirror.choice.mirrors
 
@@ -75,11 +84,15 @@ class LangSmithSpanProcessor(SpanProcessor):
 _mirroring = threading.Lock()
 
 
-def mirror(provider: Any, settings: Settings | None = None) -> LangSmithSpanProcessor | None:
+def mirror(
+    provider: Any,
+    settings: Settings | None = None,
+    meter_provider: MeterProvider | None = None,
+) -> LangSmithSpanProcessor | None:
     """Add the mirror to an SDK tracer provider, once however often it is asked for.
 
-    Returns the provider's mirror, None where LANGSMITH_TRACING is off or the provider takes no
-    processors.
+    Its metrics go to `meter_provider`, the global one by default. Returns the provider's mirror,
+    None where LANGSMITH_TRACING is off or the provider takes no processors.
     """
     settings = settings or Settings.from_env()
     if settings.sdk_disabled or not settings.langsmith_tracing:
@@ -97,7 +110,7 @@ def mirror(provider: Any, settings: Settings | None = None) -> LangSmithSpanProc
         )
         if known is None:
             try:
-                known = LangSmithSpanProcessor(settings=settings)
+                known = LangSmithSpanProcessor(None, settings, meter_provider)
             except Exception as error:  # noqa: BLE001 - the caller's batch goes on without it
                 logger.warning("Nothing is mirrored to LangSmith: %s", error)
                 return None

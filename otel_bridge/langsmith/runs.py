@@ -171,6 +171,9 @@ def _metadata(view: View, run: RunContext) -> dict[str, Any]:
     metadata["otel.span_id"] = f"{context.span_id:016x}"
     if attributes.get(semconv.GEN_AI_OPERATION_NAME) == "batch":
         metadata |= _batch_metadata(attributes)
+    elif semconv.STRUCTURED_REQUEST_COUNT in attributes:
+        named = {semconv.batch_name(name): value for name, value in attributes.items()}
+        metadata |= _batch_metadata(named)
     elif view.run_type == "llm":
         metadata |= _llm_metadata(view)
     return {**run.thread, **metadata} if run.thread else metadata
@@ -242,7 +245,7 @@ def _batch_metadata(attributes: Mapping[str, Any]) -> dict[str, Any]:
         # so the totals of this chain run inform and are never counted.
         usage = TokenUsage.from_batch_attributes(attributes).to_usage_metadata()
         cost = Cost.from_attributes(attributes, semconv.BATCH_COST)
-        metadata["usage_metadata"] = usage | cost.to_usage_metadata() if cost else usage
+        metadata["usage_metadata"] = usage if cost is None else usage | cost.to_usage_metadata()
     return metadata
 
 

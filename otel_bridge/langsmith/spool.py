@@ -66,6 +66,16 @@ class Spool:
         return sum(entry.runs for entry in self._entries if entry.adopted)
 
     @property
+    def size(self) -> int:
+        """Bytes on disk, those of other processes and of refused bodies included."""
+        if self._root is None:
+            return 0
+        try:
+            return sum(file.stat().st_size for file in self._root.glob("*/*.json"))
+        except OSError:  # a file went while it was looked at
+            return 0
+
+    @property
     def volatile(self) -> bool:
         """Whether some of it is in memory alone."""
         return any(entry.path is None for entry in self._entries)
@@ -198,10 +208,7 @@ class Spool:
     def _room(self, size: int) -> bool:
         if self._root is None:
             return False
-        try:
-            taken = sum(file.stat().st_size for file in self._root.glob("*/*.json"))
-        except OSError:  # a file went while it was looked at
-            return True
+        taken = self.size
         if taken + size * 4 // 3 <= self._limit:
             return True
         self._say(f"it holds {taken:,} bytes and takes no more; newer runs are dropped")

@@ -8,6 +8,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from otel_bridge.simulator import structured
+
 OUTCOMES = ("succeeded", "errored", "canceled", "expired")
 TOKENS = (
     "input_tokens",
@@ -19,7 +21,10 @@ TOKENS = (
     "thinking_tokens",
     "web_search_requests",
 )
-_MARKERS = {"ok": "succeeded", **{outcome: outcome for outcome in OUTCOMES}}
+_MARKERS = {
+    **dict.fromkeys(("ok", *structured.MARKERS), "succeeded"),
+    **{outcome: outcome for outcome in OUTCOMES},
+}
 _ERRORS = (
     ("invalid_request_error", "messages: at least one message is required"),
     ("overloaded_error", "Overloaded"),
@@ -32,7 +37,8 @@ def result_of(custom_id: str, params: Mapping[str, Any], seed: int) -> dict[str,
     """The `result` of one request.
 
     An outcome's name (or `ok`) between dashes or underscores in the custom id asks for that
-    outcome; other ids mostly succeed. As in the real API, malformed `params` make an errored
+    outcome, and where a schema is asked for, so do `refusal`, `truncated` and `violation`; other
+    ids mostly succeed. As in the real API, malformed `params` make an errored
     result and not a refused batch.
     """
     dice = random.Random(f"{seed} {custom_id}")
@@ -71,7 +77,7 @@ def message_of(
     ]
     if usage["output_tokens_details"]["thinking_tokens"]:
         content.insert(0, {"type": "thinking", "thinking": "Let me see.", "signature": "c2ln"})
-    return {
+    message = {
         "id": f"msg_{dice.getrandbits(96):024x}",
         "type": "message",
         "role": "assistant",
@@ -81,6 +87,7 @@ def message_of(
         "stop_sequence": None,
         "usage": usage,
     }
+    return structured.conforming(message, label, params, dice)
 
 
 def _usage(dice: random.Random) -> dict[str, Any]:

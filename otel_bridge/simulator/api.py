@@ -60,7 +60,7 @@ class MessageBatchesServer(LoopbackServer):
 
     Results are a function of `seed` and custom ids; `responder` may change each one: it gets the
     request and its result. `latency` in seconds comes before every answer. Single requests,
-    `POST /v1/messages`, are answered, too.
+    `POST /v1/messages`, are answered, too, and tokens counted.
     """
 
     def __init__(
@@ -145,6 +145,8 @@ class MessageBatchesServer(LoopbackServer):
             response, message = messages.answer_to(request, self._seed)
             self.messages.append(message)
             return response
+        if (request.method, request.path) == ("POST", messages.COUNT_PATH):
+            return messages.token_count(request)
         if not request.path.startswith(PATH):
             raise RefusedError(404, f"Not found: {request.path}")
         parts = request.path.removeprefix(PATH).strip("/").split("/")

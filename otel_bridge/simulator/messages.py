@@ -17,6 +17,8 @@ from otel_bridge.simulator.checks import RefusedError
 from otel_bridge.simulator.server import Request, Response
 
 PATH = "/v1/messages"
+COUNT_PATH = "/v1/messages/count_tokens"
+_BYTES_PER_TOKEN = 4
 _PIECE = 12
 
 
@@ -49,6 +51,20 @@ def answer_to(request: Request, seed: int) -> tuple[Response, dict[str, Any]]:
     if not params.get("stream"):
         return Response.of_json(message), message
     return Response(200, _events(message), {"content-type": "text/event-stream"}), message
+
+
+def token_count(request: Request) -> Response:
+    """How many input tokens a request would have: a function of its size."""
+    try:
+        params = request.json()
+    except ValueError:
+        raise RefusedError(400, "The request body is not valid JSON") from None
+    for name in ("model", "messages"):
+        if params.get(name) in (None, [], ""):
+            raise RefusedError(400, f"{name}: Field required")
+    if "max_tokens" in params:
+        raise RefusedError(400, "max_tokens: Extra inputs are not permitted")
+    return Response.of_json({"input_tokens": len(orjson.dumps(params)) // _BYTES_PER_TOKEN})
 
 
 def _ends_with_result(messages: list[dict[str, Any]]) -> bool:

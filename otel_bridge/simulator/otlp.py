@@ -25,6 +25,15 @@ Attributes = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
+class SpanLink:
+    """A link to another span; ids are hexadecimal."""
+
+    trace_id: str
+    span_id: str
+    attributes: Attributes
+
+
+@dataclass(frozen=True, slots=True)
 class CapturedSpan:
     """A span as it arrived; ids are hexadecimal, times nanoseconds since 1970."""
 
@@ -41,6 +50,7 @@ class CapturedSpan:
     status_message: str
     resource: Attributes
     scope: str
+    links: tuple[SpanLink, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +187,10 @@ def _span(span: Any, resource: Attributes, scope: str) -> CapturedSpan:
         span.status.message,
         resource,
         scope,
+        tuple(
+            SpanLink(link.trace_id.hex(), link.span_id.hex(), _attributes(link.attributes))
+            for link in span.links
+        ),
     )
 
 

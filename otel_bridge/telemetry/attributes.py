@@ -25,6 +25,10 @@ def batch_attributes(batch: BatchFacts, model: str | None, span_count: int) -> A
     }
     if model:
         attributes[semconv.GEN_AI_REQUEST_MODEL] = model
+    if batch.shift:
+        attributes[semconv.BATCH_CREATED_AT] = batch.created_at.isoformat()
+        if batch.ended_at:
+            attributes[semconv.BATCH_ENDED_AT] = batch.ended_at.isoformat()
     return attributes
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from otel_bridge.usage import TokenUsage
@@ -46,9 +46,11 @@ class BatchFacts:
     ended_at: datetime | None
     expires_at: datetime | None
     counts: Mapping[str, int]
+    shift: timedelta = timedelta(0)
+    """How much later its spans lie than it ran, for backends that refuse old times."""
 
     @classmethod
-    def from_api(cls, batch: Any) -> BatchFacts:
+    def from_api(cls, batch: Any, shift: timedelta = timedelta(0)) -> BatchFacts:
         """Read a `MessageBatch` of the SDK."""
         counts = batch.request_counts
         return cls(
@@ -58,6 +60,7 @@ class BatchFacts:
             ended_at=_parse(batch.ended_at),
             expires_at=_parse(batch.expires_at),
             counts={name: getattr(counts, name, None) or 0 for name in ("processing", *OUTCOMES)},
+            shift=shift,
         )
 
     @property
@@ -66,15 +69,20 @@ class BatchFacts:
         return sum(self.counts.values())
 
     @property
+    def elapsed(self) -> timedelta:
+        """How long the batch took, or takes so far."""
+        return (self.ended_at or datetime.now(UTC)) - self.created_at
+
+    @property
     def start_ns(self) -> int:
-        """Creation in nanoseconds since 1970."""
-        return _nanoseconds(self.created_at)
+        """Creation in nanoseconds since 1970, shifted."""
+        return _nanoseconds(self.created_at + self.shift)
 
     @property
     def end_ns(self) -> int:
-        """End in nanoseconds since 1970, never before the start."""
+        """End in nanoseconds since 1970, shifted, never before the start."""
         end = self.ended_at or self.expires_at or self.created_at
-        return max(_nanoseconds(end), self.start_ns)
+        return max(_nanoseconds(end + self.shift), self.start_ns)
 
 
 @dataclass(slots=True)

@@ -8,9 +8,11 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from otel_bridge import semconv
+from otel_bridge.pricing import at_list_price, without_cache
 from otel_bridge.providers import has_metric_readers, record_many
 from otel_bridge.telemetry.batch import SUCCEEDED, BatchFacts
 from otel_bridge.telemetry.losses import losses
+from otel_bridge.telemetry.observed import waiting_batches
 from otel_bridge.telemetry.sums import Measured
 
 if TYPE_CHECKING:
@@ -24,6 +26,8 @@ COST_BUCKETS = [1e-5, 1e-4, 5e-4, 1e-3, 5e-3, 1e-2, 5e-2, 0.1, 0.5, 1, 5, 10]
 DURATION_BUCKETS = [1, 10, 30, 60, 300, 600, 1800, 3600, 7200, 14400, 28800, 43200, 64800, 86400]
 
 Attributes = dict[str, str]
+
+_PROVIDER: Attributes = {semconv.GEN_AI_PROVIDER_NAME: "anthropic"}
 
 
 class BatchMetrics:
@@ -80,6 +84,16 @@ class BatchMetrics:
         self._active = meter.create_up_down_counter(
             semconv.METRIC_BATCH_ACTIVE, "{batch}", "Batches that this process waits for"
         )
+        self._submitted = meter.create_counter(
+            semconv.METRIC_BATCH_SUBMITTED, "{batch}", "Batches that this process created"
+        )
+        self._at_list = meter.create_counter(
+            semconv.METRIC_COST_AT_LIST, "USD", "What the requests would have cost at list price"
+        )
+        self._uncached = meter.create_counter(
+            semconv.METRIC_COST_UNCACHED, "USD", "What they would have cost without a cache"
+        )
+        self._waiting = waiting_batches(meter)
 
     @property
     def read(self) -> bool:
@@ -104,9 +118,19 @@ class BatchMetrics:
         self._unproven = [each for each in self._unproven if each not in unproven]
         return unproven
 
-    def active(self, change: int) -> None:
-        """A batch is being waited for (+1), or no longer (-1)."""
-        self._active.add(change, {semconv.GEN_AI_PROVIDER_NAME: "anthropic"})
+    def submitted(self) -> None:
+        """A batch was created."""
+        self._submitted.add(1, _PROVIDER)
+
+    def wait(self, batch: BatchFacts) -> None:
+        """A batch is being waited for."""
+        self._waiting[batch.id] = batch
+        self._active.add(1, _PROVIDER)
+
+    def stop_waiting(self, batch_id: str) -> None:
+        """A batch is no longer waited for."""
+        self._waiting.pop(batch_id, None)
+        self._active.add(-1, _PROVIDER)
 
     def ended(
         self,
@@ -119,7 +143,7 @@ class BatchMetrics:
         self._unproven.append(batch.id)
         for model, measured in models.items():
             usage = measured.usage
-            self._distribute(model, measured, context)
+            self._distribute(batch, model, measured, context)
             attributes = _attributes(model) | {semconv.GEN_AI_TOKEN_MODALITY: "text"}
             for name, tokens in (
                 (semconv.METRIC_USAGE_INPUT, usage.total_input_tokens),
@@ -135,13 +159,11 @@ class BatchMetrics:
             if kind != SUCCEEDED and error_type:
                 labels[semconv.ERROR_TYPE] = error_type
             self._requests.add(count, labels, context)
-        self._duration.record(
-            (batch.end_ns - batch.start_ns) / 1e9,
-            {semconv.GEN_AI_PROVIDER_NAME: "anthropic"},
-            context,
-        )
+        self._duration.record((batch.end_ns - batch.start_ns) / 1e9, _PROVIDER, context)
 
-    def _distribute(self, model: str, measured: Measured, context: Context) -> None:
+    def _distribute(
+        self, batch: BatchFacts, model: str, measured: Measured, context: Context
+    ) -> None:
         attributes = _attributes(model)
         sides = (
             ("input", measured.inputs, self._operation_input),
@@ -153,6 +175,10 @@ class BatchMetrics:
                 former = attributes | {semconv.GEN_AI_TOKEN_TYPE: kind}
                 record_many(self._token_usage, values, former, context)
         record_many(self._cost, measured.costs, attributes, context)
+        cost = measured.cost
+        if cost is not None:
+            self._at_list.add(at_list_price(cost), attributes, context)
+            self._uncached.add(without_cache(cost, model, batch.created_at), attributes, context)
 
 
 def _attributes(model: str) -> Attributes:

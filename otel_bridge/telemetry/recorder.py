@@ -18,6 +18,7 @@ from otel_bridge.config import Settings
 from otel_bridge.journal import journal_in
 from otel_bridge.pricing import Cost, price
 from otel_bridge.providers import span_processors
+from otel_bridge.telemetry.attempt import Attempt
 from otel_bridge.telemetry.attributes import (
     batch_attributes,
     batch_totals,
@@ -34,6 +35,7 @@ from otel_bridge.telemetry.selection import Selection
 from otel_bridge.telemetry.spans import chosen_id_tracer, start_span
 from otel_bridge.telemetry.sums import Measured, Sum
 from otel_bridge.telemetry.tally import Tally
+from otel_bridge.telemetry.totals import totals_of
 from otel_bridge.usage import TokenUsage
 from otel_bridge.version import __version__
 
@@ -103,26 +105,37 @@ class BatchRecorder:
             for each in span_processors(self.provider)
         )
 
+    def told(self, batch_id: str) -> bool:
+        """Whether the batch was told whole to every backend that is configured."""
+        known = self.journal.recall(batch_id)
+        return (
+            known is not None
+            and (known.spans or not self.exports)
+            and (known.runs or not self.settings.langsmith_tracing)
+        )
+
     def start(
         self,
         batch: BatchFacts,
         parent: otel_context.Context | None = None,
         models: Iterable[str] = (),
+        attempt: Attempt | None = None,
+        *,
+        created: bool = False,
     ) -> BatchRecording:
         """Open the batch's span, visible at once where a backend shows open spans.
 
         `parent` is the submitting context, the current one by default; `models` are the models
-        of the batch's requests where they are known. A batch that was told whole before is
-        recorded in silence: it is summed up, and nothing is emitted.
+        of the batch's requests where they are known, `attempt` what a follow-up follows, and
+        `created` tells that this process has just created it. A batch that was told whole before
+        is recorded in silence: it is summed up, and nothing is emitted.
         """
-        known = self.journal.recall(batch.id)
-        silent = (
-            known is not None
-            and (known.spans or not self.exports)
-            and (known.runs or not self.settings.langsmith_tracing)
+        recording = BatchRecording(self, batch, frozenset(models), silent=self.told(batch.id))
+        recording.open(
+            otel_context.get_current() if parent is None else parent,
+            attempt or Attempt(),
+            created=created,
         )
-        recording = BatchRecording(self, batch, frozenset(models), silent=silent)
-        recording.open(otel_context.get_current() if parent is None else parent)
         return recording
 
 
@@ -146,6 +159,7 @@ class BatchRecording(Guarded):
         self._selection: Selection[_Request] | None = None
         self.tally: Tally | None = None
         """What was read so far, by whoever reads the results."""
+        self._attempt = Attempt()
         self._claimed = False
         self._lost = losses.spans
         self._active = False
@@ -169,6 +183,16 @@ class BatchRecording(Guarded):
         return total
 
     @property
+    def attempt(self) -> int:
+        """Number of the attempt at its requests that the batch is, from 1."""
+        return self._attempt.number
+
+    @property
+    def span_context(self) -> trace.SpanContext:
+        """The batch's span, for links; invalid where nothing is recorded."""
+        return self._span.get_span_context()
+
+    @property
     def usage(self) -> TokenUsage:
         """Tokens of all results so far."""
         return self._total().usage
@@ -187,8 +211,11 @@ class BatchRecording(Guarded):
         return counts
 
     @guarded
-    def open(self, parent: otel_context.Context) -> None:
+    def open(self, parent: otel_context.Context, attempt: Attempt, *, created: bool) -> None:
+        self._attempt = attempt
         batch = self._batch
+        if created:
+            self._recorder.metrics.submitted()
         model = next(iter(self._models)) if len(self._models) == 1 else None
         cap = self._settings.max_request_spans
         count = batch.request_count
@@ -211,7 +238,8 @@ class BatchRecording(Guarded):
             parent=parent,
             kind=SpanKind.INTERNAL,
             start_ns=batch.start_ns,
-            attributes=batch_attributes(batch, model, spans),
+            attributes=batch_attributes(batch, model, spans) | attempt.attributes,
+            links=attempt.links,
         )
         self._parent = trace.set_span_in_context(self._span, parent)
         if cap is not None and count > cap:
@@ -221,7 +249,7 @@ class BatchRecording(Guarded):
     def _wait(self, batch: BatchFacts) -> None:
         if batch.status != "ended" and not self._active and not self._silent:
             self._active = True
-            self._recorder.metrics.active(1)
+            self._recorder.metrics.wait(batch)
 
     @guarded
     def update(self, batch: BatchFacts) -> None:
@@ -298,6 +326,7 @@ class BatchRecording(Guarded):
                 self._emit_rollup(model, kind, rolled)
             self._end_span(batch)
         self._count(batch)
+        self._sum_up(batch)
         self._stop_waiting()
         self._prove()
 
@@ -312,6 +341,11 @@ class BatchRecording(Guarded):
         recorder = self._recorder
         if recorder.metrics.read and recorder.journal.claim_count(batch.id):
             recorder.metrics.ended(batch, self._measured, self._outcomes, self._parent)
+
+    @guarded
+    def _sum_up(self, batch: BatchFacts) -> None:
+        totals = totals_of(batch, self._measured, self._outcomes)
+        self._recorder.journal.sum_up(batch.id, totals)
 
     def _prove(self) -> None:
         """Have the journal know what has certainly left the process."""
@@ -340,7 +374,7 @@ class BatchRecording(Guarded):
         if self._active:
             self._active = False
             with contextlib.suppress(Exception):
-                self._recorder.metrics.active(-1)
+                self._recorder.metrics.stop_waiting(self._batch.id)
 
     def _model(self, outcome: Outcome, params: Params | None) -> str:
         model = (outcome.message or {}).get("model") or (params or {}).get("model")

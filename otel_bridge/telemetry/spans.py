@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextvars import ContextVar
 from typing import Any
 
@@ -58,12 +59,13 @@ def start_span(
     kind: trace.SpanKind,
     start_ns: int,
     attributes: dict[str, Any],
+    links: Sequence[trace.Link] = (),
 ) -> trace.Span:
     """Start a span with a chosen id; `trace_id` counts where `parent` holds no span."""
     token = _chosen.set((trace_id, span_id))
     try:
         return tracer.start_span(
-            name, context=parent, kind=kind, start_time=start_ns, attributes=attributes
+            name, context=parent, kind=kind, start_time=start_ns, attributes=attributes, links=links
         )
     finally:
         _chosen.reset(token)

@@ -1,0 +1,79 @@
+"""Telemetry for batches that ran without the bridge: which are due, and what became of each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, Literal
+
+from otel_bridge.batches.flows import Flow, ask
+from otel_bridge.batches.handle import BatchHandle
+from otel_bridge.telemetry import BatchFacts
+
+if TYPE_CHECKING:
+    from otel_bridge.batches.api import AsyncApi, SyncApi
+
+State = Literal["told", "known", "in_progress", "gone", "failed"]
+
+
+@dataclass(frozen=True, slots=True)
+class Backfilled:
+    """What became of one batch: `told` now, `known` from before, not ended, `gone`, or `failed`."""
+
+    id: str
+    state: State
+    requests: int
+    reason: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields, JSON-ready."""
+        return asdict(self)
+
+
+def due(
+    api: SyncApi | AsyncApi,
+    batch_ids: Iterable[str],
+    since: datetime | None,
+    known: Callable[[str], bool],
+) -> Flow[tuple[list[BatchFacts], list[Backfilled]]]:
+    """Batches whose results are to be read, the oldest first, and what is known of the others.
+
+    Raises BatchNotFoundError for an unknown id, BatchError when the API cannot be asked.
+    """
+    found = {}
+    if since is not None:
+        for batch in reversed((yield from ask(lambda: api.since(since)))):
+            found[batch.id] = batch
+    for batch_id in batch_ids:
+        if batch_id not in found:
+            found[batch_id] = yield from ask(
+                lambda batch_id=batch_id: api.retrieve(batch_id),  # type: ignore[misc]
+                batch_id,
+            )
+    wanted, others = [], []
+    for batch in found.values():
+        facts = BatchFacts.from_api(batch)
+        state = _state(batch, facts, known)
+        if state is None:
+            wanted.append(facts)
+        else:
+            others.append(Backfilled(facts.id, state, facts.request_count))
+    return wanted, others
+
+
+def _state(batch: Any, facts: BatchFacts, known: Callable[[str], bool]) -> State | None:
+    if facts.status != "ended":
+        return "in_progress"
+    if known(facts.id):
+        return "known"
+    return "gone" if batch.archived_at else None
+
+
+def shifted(handle: BatchHandle, facts: BatchFacts) -> None:
+    """Have the batch's spans and runs lie within the last day, as whole days later.
+
+    LangSmith may refuse times that lie more than 24 hours back. The time of day stays, and so do
+    the ids for as long as the day lasts.
+    """
+    handle.shift = timedelta(days=max((datetime.now(UTC) - facts.created_at).days, 0))

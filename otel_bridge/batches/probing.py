@@ -1,0 +1,59 @@
+"""One harmless call that tells whether the Message Batches API answers, and to this key."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+
+import anthropic
+
+from otel_bridge.batches.flows import credentials_error, describe
+from otel_bridge.errors import BatchError, ConfigurationError
+
+_TIMEOUT = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Probed:
+    """The API answered: where, after how many seconds, and how far ahead this clock is (s)."""
+
+    endpoint: str
+    seconds: float
+    skew: float | None
+
+
+def probe() -> Probed:
+    """Ask for one batch of the list. Raises ConfigurationError without a key, else BatchError."""
+    try:
+        client = anthropic.Anthropic(
+            timeout=_TIMEOUT, max_retries=0, open_telemetry={"traces": False}
+        )
+    except anthropic.AnthropicError as error:
+        raise ConfigurationError(
+            f"no client can be made ({error}); set ANTHROPIC_API_KEY"
+        ) from error
+    started = time.monotonic()
+    try:
+        answer = client.messages.batches.with_raw_response.list(limit=1)
+    except anthropic.AnthropicError as error:
+        raise BatchError(f"{client.base_url}: {describe(error)}") from error
+    except TypeError as error:
+        raise credentials_error(error) from error
+    finally:
+        client.close()
+    return Probed(
+        str(client.base_url),
+        time.monotonic() - started,
+        skew(answer.headers.get("date", ""), datetime.now(UTC)),
+    )
+
+
+def skew(date: str, now: datetime) -> float | None:
+    """How many seconds `now` is ahead of an HTTP date, which has whole seconds; None if unknown."""
+    try:
+        told = parsedate_to_datetime(date)
+    except ValueError:
+        return None
+    return (now - told).total_seconds()

@@ -1,0 +1,229 @@
+"""Structured output: prompts and a schema in, validated values or a reason out."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import reduce
+from operator import add
+from typing import Any, Generic, Literal, TypeVar
+
+import orjson
+
+from otel_bridge.batches.requests import Request, validate_requests
+from otel_bridge.batches.results import BatchResult, BatchResults, ById
+from otel_bridge.batches.schemas import Schema
+from otel_bridge.errors import RequestsError
+from otel_bridge.pricing import Cost
+from otel_bridge.telemetry import Structured
+from otel_bridge.usage import TokenUsage
+
+T = TypeVar("T")
+Method = Literal["native", "tool"]
+
+_TOOL_NAME = "answer"
+_CUT = ("max_tokens", "model_context_window_exceeded")
+
+
+@dataclass(frozen=True, slots=True)
+class StructuredRequest:
+    """A request given as prompts; `system_prompt` takes the place of the call's."""
+
+    custom_id: str
+    user_prompt: str
+    system_prompt: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a request has no value.
+
+    `kind` is `refusal`, `truncated`, `schema_violation`, `errored`, `expired`, `canceled`,
+    `unknown` (a result of a type that the API never documented) or `missing` (no result at all);
+    `message` says more, in one line.
+    """
+
+    kind: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.message}"
+
+
+@dataclass(frozen=True, slots=True)
+class StructuredResult(Generic[T]):
+    """What became of one request: `value`, or `error`. An answer that failed is billed, too."""
+
+    custom_id: str
+    value: T | None
+    error: Failure | None
+    result: BatchResult | None
+    """What the API said, None where no result was read."""
+
+    @property
+    def usage(self) -> TokenUsage:
+        """The request's tokens."""
+        return self.result.usage if self.result else TokenUsage()
+
+    @property
+    def cost(self) -> Cost | None:
+        """What the request cost in USD, None for a model without a known price."""
+        return self.result.cost if self.result else Cost()
+
+
+class StructuredResults(ById[StructuredResult[T]]):
+    """All results by custom id, each request with one."""
+
+    @property
+    def values_by_id(self) -> dict[str, T]:
+        """The validated values."""
+        return {key: each.value for key, each in self.items() if each.value is not None}
+
+    @property
+    def failed(self) -> dict[str, StructuredResult[T]]:
+        """The results that have no value."""
+        return {key: each for key, each in self.items() if each.error is not None}
+
+    @property
+    def usage(self) -> TokenUsage:
+        """Tokens of all requests."""
+        return reduce(add, (each.usage for each in self.values()), TokenUsage())
+
+    @property
+    def cost(self) -> Cost | None:
+        """Cost of all requests in USD, None when one has no known price."""
+        costs = [each.cost for each in self.values()]
+        known = [cost for cost in costs if cost is not None]
+        return reduce(add, known, Cost()) if len(known) == len(costs) else None
+
+
+class Plan(Generic[T]):
+    """The requests of one structured run, and the reading of their results.
+
+    `params` are further parameters of the Messages API for every request; a request given whole
+    may have its own. Raises RequestsError before anything is sent.
+    """
+
+    def __init__(
+        self,
+        schema: Schema[T],
+        requests: Iterable[StructuredRequest | Request],
+        *,
+        params: Mapping[str, Any],
+        system_prompt: str | None,
+        method: Method,
+    ) -> None:
+        if method not in ("native", "tool"):
+            raise RequestsError(f"method={method!r} cannot be used; use 'native' or 'tool'")
+        self._schema = schema
+        self._tool = self._tool_name(params) if method == "tool" else None
+        self._native = schema.native if method == "native" else None
+        self._params = params
+        self._system_prompt = system_prompt
+        self.requests = validate_requests(self._whole(each) for each in requests)
+        self.models = tuple(sorted({str(each["params"]["model"]) for each in self.requests}))
+
+    @staticmethod
+    def _tool_name(params: Mapping[str, Any]) -> str:
+        taken = {tool.get("name") for tool in params.get("tools") or ()}
+        name = _TOOL_NAME
+        while name in taken:
+            name += "_"
+        return name
+
+    def _whole(self, request: StructuredRequest | Request) -> Any:
+        if isinstance(request, StructuredRequest):
+            custom_id: Any = request.custom_id
+            own: dict[str, Any] = {"messages": [{"role": "user", "content": request.user_prompt}]}
+            if request.system_prompt is not None:
+                own["system"] = request.system_prompt
+        elif isinstance(request, Mapping) and isinstance(request.get("params"), Mapping):
+            custom_id, own = request.get("custom_id"), dict(request["params"])
+        else:
+            return request  # what is wrong with it is said where all requests are checked
+        default = {} if self._system_prompt is None else {"system": self._system_prompt}
+        return {"custom_id": custom_id, "params": self._asking({**default, **self._params, **own})}
+
+    def _asking(self, params: dict[str, Any]) -> dict[str, Any]:
+        if self._tool is None:
+            output = {"type": "json_schema", "schema": self._native}
+            return params | {"output_config": {**params.get("output_config", {}), "format": output}}
+        tool = {
+            "name": self._tool,
+            "description": f"Give the answer as {self._schema.name}.",
+            "input_schema": self._schema.json,
+        }
+        return params | {
+            "tools": [*(params.get("tools") or ()), tool],
+            "tool_choice": {"type": "tool", "name": self._tool, "disable_parallel_tool_use": True},
+        }
+
+    def begun(self) -> Structured:
+        """What the span over the run tells at its start."""
+        return Structured(self._schema.name, self.models, len(self.requests))
+
+    def validated(self, results: BatchResults, told: Structured) -> StructuredResults[T]:
+        """Each request's value or failure, and the outcomes for the run's span."""
+        by_id = {
+            request["custom_id"]: self._validate(
+                request["custom_id"], results.get(request["custom_id"])
+            )
+            for request in self.requests
+        }
+        validated = StructuredResults(by_id, results.batch_ids)
+        told.batch_ids = validated.batch_ids
+        told.outcomes = Counter(
+            each.error.kind if each.error else "valid" for each in by_id.values()
+        )
+        told.usage, told.cost = validated.usage, validated.cost
+        return validated
+
+    def _validate(self, custom_id: str, result: BatchResult | None) -> StructuredResult[T]:
+        if result is None:
+            lack = Failure("missing", "the API gave no result for it, or it is in no batch")
+            return StructuredResult(custom_id, None, lack, None)
+        failure = _failure(result)
+        value = None
+        if failure is None:
+            try:
+                value = self._schema.parse(self._answer(result))
+            except ValueError as error:
+                failure = Failure("schema_violation", str(error))
+        return StructuredResult(custom_id, value, failure, result)
+
+    def _answer(self, result: BatchResult) -> str | bytes:
+        message = result.to_dict()["result"]["message"]
+        blocks = message.get("content") or ()
+        if self._tool is None:
+            return "".join(each.get("text", "") for each in blocks if each.get("type") == "text")
+        for each in blocks:
+            if each.get("type") == "tool_use" and each.get("name") == self._tool:
+                return orjson.dumps(each.get("input"))
+        raise ValueError(f"the answer does not call the tool {self._tool!r}")
+
+
+def _failure(result: BatchResult) -> Failure | None:
+    """Why there is no answer to validate, None when there is one."""
+    if not result.succeeded:
+        if result.type == "errored":
+            envelope = result.to_dict()["result"].get("error") or {}
+            error = envelope.get("error") or {}
+            return Failure("errored", f"{result.error_type}: {error.get('message')}")
+        said = {
+            "expired": "the batch expired before the request was sent to a model",
+            "canceled": "the batch was canceled before the request was sent to a model",
+        }
+        message = said.get(result.type)
+        if message is None:
+            return Failure("unknown", f"the API gave a result of type {result.type!r}")
+        return Failure(result.type, message)
+    answer = result.to_dict()["result"]["message"]
+    stop = answer.get("stop_reason")
+    if stop == "refusal":
+        details = answer.get("stop_details") or {}
+        return Failure("refusal", str(details.get("explanation") or "the model refused to answer"))
+    if stop in _CUT:
+        tokens = result.usage.output_tokens
+        return Failure("truncated", f"the answer was cut after {tokens} tokens ({stop})")
+    return None

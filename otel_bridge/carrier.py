@@ -1,0 +1,42 @@
+"""The submitting context as headers, for whoever reads the batch's results in another process."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator, Mapping
+
+from opentelemetry import propagate
+from opentelemetry.context import Context
+
+from otel_bridge.langsmith import LangSmithPropagator
+
+logger = logging.getLogger(__name__)
+
+_langsmith = LangSmithPropagator()
+
+
+@contextlib.contextmanager
+def never_in_the_way() -> Iterator[None]:
+    """A propagator's or a progress display's fault must not lose a batch that is paid for."""
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001 - whatever it is
+        logger.warning("Going on without it: %s: %s", type(error).__name__, error)
+
+
+def current() -> dict[str, str]:
+    """The current trace context and LangSmith run."""
+    carrier: dict[str, str] = {}
+    with never_in_the_way():
+        propagate.inject(carrier)
+        _langsmith.inject(carrier)
+    return carrier
+
+
+def context_of(carrier: Mapping[str, str]) -> Context | None:
+    """What `current` told of, None where that is nothing."""
+    if carrier:
+        with never_in_the_way():
+            return _langsmith.extract(carrier, propagate.extract(carrier))
+    return None

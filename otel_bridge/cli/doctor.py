@@ -1,0 +1,303 @@
+"""What is configured, what answers, what is missing: each as a check with its severity."""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import urlsplit, urlunsplit
+
+from packaging.requirements import Requirement
+from packaging.version import Version
+from rich.table import Table
+from rich.text import Text
+
+from otel_bridge.batches import probing as anthropic_probing
+from otel_bridge.cli.telemetry import default_exporters
+from otel_bridge.config import VARIABLES, Settings, Variable
+from otel_bridge.errors import BridgeError, ConfigurationError
+from otel_bridge.journal import journal_in
+from otel_bridge.langsmith import probing as langsmith_probing
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+Severity = Literal["ok", "skipped", "warning", "failed", "wrong"]
+
+STATUS: dict[Severity, int] = {"ok": 0, "skipped": 0, "warning": 0, "failed": 1, "wrong": 2}
+"""Exit status by severity: something does not answer, or a variable has a bad value."""
+_COLOURS = {"ok": "green", "skipped": "dim", "warning": "yellow", "failed": "red", "wrong": "red"}
+_SKEW = 5.0
+_STANDARD = {
+    "ANTHROPIC_API_KEY": "key of the Anthropic API",
+    "ANTHROPIC_BASE_URL": "the Anthropic API, or a gateway",
+    "ANTHROPIC_OPEN_TELEMETRY": "false: no spans of the Anthropic SDK's own",
+    "ANTHROPIC_OPEN_TELEMETRY_TRACES_CONTENT_MODE": "content on the Anthropic SDK's own spans",
+    "LANGSMITH_API_KEY": "key of LangSmith",
+    "LANGSMITH_ENDPOINT": "LangSmith's URL",
+    "LANGSMITH_WORKSPACE_ID": "for keys of several workspaces",
+    "OTEL_EXPORTER_OTLP_ENDPOINT": "where spans and metrics go",
+    "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "where spans go",
+    "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": "where metrics go",
+    "OTEL_EXPORTER_OTLP_HEADERS": "sent with each export",
+    "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf by default here",
+    "OTEL_TRACES_EXPORTER": "exporters of spans",
+    "OTEL_METRICS_EXPORTER": "exporters of metrics",
+    "OTEL_PROPAGATORS": "trace context across processes",
+    "OTEL_SERVICE_NAME": "the service's name",
+}
+_SECRET = ("KEY", "HEADERS", "TOKEN")
+_VERSIONS = ("anthropic", "langsmith", "opentelemetry-sdk", "genai-prices")
+_ALSO_RECORD = (
+    "opentelemetry-instrumentation-anthropic",
+    "openinference-instrumentation-anthropic",
+    "opentelemetry-instrumentation-genai-anthropic",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing that was looked at."""
+
+    group: str
+    name: str
+    severity: Severity
+    detail: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields, JSON-ready."""
+        return asdict(self)
+
+
+def examine() -> list[Check]:
+    """Look at everything; nothing is submitted, and nothing sent but an empty export."""
+    environ = dict(os.environ)
+    settings = Settings.from_env()
+    return [
+        *_variables(environ),
+        *_anthropic(),
+        _otlp(settings),
+        _langsmith(settings),
+        _state(settings),
+        *_mirrored(settings, environ),
+        *_versions(),
+    ]
+
+
+def _variables(environ: Mapping[str, str]) -> Iterator[Check]:
+    defaults = Settings()
+    for variable in VARIABLES:
+        yield _variable(variable, environ, getattr(defaults, variable.setting))
+    for name, meaning in _STANDARD.items():
+        if text := environ.get(name, "").strip():
+            yield Check("variables", name, "ok", f"{masked(name, text)} ({meaning})")
+
+
+def _variable(variable: Variable, environ: Mapping[str, str], default: Any) -> Check:
+    sources = [name for name in (variable.name, variable.former) if name]
+    source = next((name for name in sources if environ.get(name, "").strip()), None)
+    meaning = f": {variable.meaning}" if variable.meaning else ""
+    if source is None:
+        return Check("variables", variable.name, "skipped", f"default {default}{meaning}")
+    text = environ[source].strip()
+    try:
+        value = variable.parse(text)
+    except ValueError as error:
+        return Check("variables", source, "wrong", f"{text!r} cannot be used: {error}")
+    told = f"from {source}" if source != variable.name else "from the environment"
+    return Check("variables", variable.name, "ok", f"{value}, {told}{meaning}")
+
+
+def masked(name: str, text: str) -> str:
+    """A value that may be shown: of a secret its last characters, of a URL no credentials."""
+    if any(part in name for part in _SECRET):
+        return f"****{text[-4:]}" if len(text) > 16 else "****"
+    split = urlsplit(text)
+    if split.scheme and "@" in split.netloc:
+        return urlunsplit(split._replace(netloc="****@" + split.netloc.rpartition("@")[2]))
+    return text
+
+
+def _anthropic() -> Iterator[Check]:
+    try:
+        probed = anthropic_probing.probe()
+    except ConfigurationError as error:
+        yield Check("backends", "Anthropic API", "failed", str(error))
+        return
+    except BridgeError as error:
+        yield Check("backends", "Anthropic API", "failed", f"{error}; check ANTHROPIC_BASE_URL")
+        return
+    answered = f"{probed.endpoint} lists batches ({probed.seconds:.2f} s)"
+    yield Check("backends", "Anthropic API", "ok", answered)
+    yield skew_check(probed.skew)
+
+
+def skew_check(skew: float | None) -> Check:
+    """Whether this clock and the API's agree: a submission that got no answer is found by time."""
+    if skew is None:
+        return Check("backends", "clock", "skipped", "the API's answer has no date")
+    if abs(skew) <= _SKEW:
+        return Check("backends", "clock", "ok", f"within {_SKEW:.0f} s of the API's")
+    side = "ahead of" if skew > 0 else "behind"
+    detail = f"{abs(skew):.0f} s {side} the API's; synchronise it"
+    return Check("backends", "clock", "warning", detail)
+
+
+class _First(logging.Handler):
+    """Keeps the first complaint of an exporter."""
+
+    text = ""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.text = self.text or " ".join(record.getMessage().split())[:200]
+
+
+def _otlp(settings: Settings) -> Check:
+    name = "OTLP"
+    default_exporters()
+    if settings.sdk_disabled:
+        return Check("backends", name, "skipped", "OTEL_SDK_DISABLED turns telemetry off")
+    if "otlp" not in os.environ["OTEL_TRACES_EXPORTER"].split(","):
+        detail = "nothing is exported; set OTEL_EXPORTER_OTLP_ENDPOINT"
+        return Check("backends", name, "skipped", detail)
+    first = _First()
+    logger = logging.getLogger("opentelemetry")
+    logger.addHandler(first)
+    logger.propagate = False
+    try:
+        exporter = _exporter()
+        taken = exporter.export([]).name == "SUCCESS"
+        exporter.shutdown()
+    except Exception as error:  # noqa: BLE001 - whatever is wrong with it is the finding
+        return Check("backends", name, "failed", f"{type(error).__name__}: {error}")
+    finally:
+        logger.removeHandler(first)
+    place = os.environ.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT") or os.environ.get(
+        "OTEL_EXPORTER_OTLP_ENDPOINT", "the default endpoint"
+    )
+    if taken:
+        return Check("backends", name, "ok", f"{masked('', place)} takes an empty export")
+    detail = (
+        f"{masked('', place)} takes no export ({first.text}); check OTEL_EXPORTER_OTLP_ENDPOINT"
+    )
+    return Check("backends", name, "failed", detail)
+
+
+def _exporter() -> Any:
+    protocol = os.environ.get("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL") or os.environ.get(
+        "OTEL_EXPORTER_OTLP_PROTOCOL"
+    )
+    if protocol == "grpc":
+        from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import (  # noqa: PLC0415 - slow
+            OTLPSpanExporter as Exporter,
+        )
+
+        return Exporter(timeout=3)
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import (  # noqa: PLC0415 - slow
+        OTLPSpanExporter,
+    )
+
+    return OTLPSpanExporter(timeout=3)
+
+
+def _langsmith(settings: Settings) -> Check:
+    if not settings.langsmith_tracing:
+        return Check(
+            "backends", "LangSmith", "skipped", "nothing is mirrored; set LANGSMITH_TRACING"
+        )
+    if settings.langsmith_route == "collector":
+        detail = "fed by the collector, which has its own endpoint and key"
+        return Check("backends", "LangSmith", "skipped", detail)
+    try:
+        answered = langsmith_probing.probe()
+    except BridgeError as error:
+        return Check("backends", "LangSmith", "failed", f"{error}; check LANGSMITH_ENDPOINT")
+    return Check("backends", "LangSmith", "ok", f"{answered} takes the key")
+
+
+def _state(settings: Settings) -> Check:
+    name, place = "state directory", settings.state_dir
+    if place is None:
+        return Check("state", name, "skipped", "there is none")
+    try:
+        place.mkdir(mode=0o700, parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=place).close()
+    except OSError as error:
+        detail = f"{place}: {error.strerror}; choose another OTEL_BRIDGE_STATE_DIR"
+        return Check("state", name, "failed", detail)
+    batches = len(journal_in(place).totals())
+    return Check("state", name, "ok", f"{place}, {batches} batches in the journal")
+
+
+def _mirrored(settings: Settings, environ: Mapping[str, str]) -> Iterator[Check]:
+    group = "what leaves"
+    content = "prompts and answers" if settings.span_content else "no prompt and no answer"
+    yield Check(group, "OTLP", "ok", f"batch and request spans with {content}")
+    if settings.langsmith_tracing:
+        which = "every span" if settings.langsmith_spans == "all" else "spans of GenAI"
+        content = "prompts and answers" if settings.langsmith_content else "no prompt and no answer"
+        share = f"{settings.langsmith_sampling_rate:.0%} of traces"
+        detail = f"{which}, {share}, with {content}, to project {settings.langsmith_project}"
+        yield Check(group, "LangSmith", "ok", detail)
+    if environ.get("ANTHROPIC_OPEN_TELEMETRY_TRACES_CONTENT_MODE", "").lower() == "content":
+        yield Check(
+            group, "Anthropic SDK", "warning", "puts content on its own spans, to OTLP, too"
+        )
+    for name, values in (
+        ("LANGSMITH_TRACING_MODE", ("otel", "hybrid")),
+        ("LANGSMITH_OTEL_ENABLED", ("true", "1")),
+    ):
+        if environ.get(name, "").lower() in values:
+            detail = "@traceable runs become spans as well; they are not mirrored back"
+            yield Check(group, name, "warning", detail)
+
+
+def _versions() -> Iterator[Check]:
+    group = "versions"
+    for package in _VERSIONS:
+        yield Check(group, package, "ok", metadata.version(package))
+    yield from _unmet(metadata.requires("otel-bridge") or ())
+    for package in _ALSO_RECORD:
+        try:
+            version = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+        detail = f"{version} records single calls, as the Anthropic SDK does: two spans in OTLP"
+        yield Check(group, package, "warning", f"{detail} unless ANTHROPIC_OPEN_TELEMETRY=false")
+
+
+def _unmet(requirements: Iterable[str]) -> Iterator[Check]:
+    for requirement in map(Requirement, requirements):
+        if requirement.marker and not requirement.marker.evaluate({"extra": "cli"}):
+            continue
+        try:
+            version = metadata.version(requirement.name)
+        except metadata.PackageNotFoundError:
+            version = None
+        if version is None or not requirement.specifier.contains(
+            Version(version), prereleases=True
+        ):
+            detail = f"{version or 'not installed'}, but {requirement} is needed"
+            yield Check("versions", requirement.name, "failed", detail)
+
+
+def print_checks(console: Console, checks: list[Check]) -> None:
+    """The checks by group, each with its severity."""
+    groups: dict[str, list[Check]] = {}
+    for check in checks:
+        groups.setdefault(check.group, []).append(check)
+    for group, members in groups.items():
+        table = Table(title=group, title_justify="left", show_header=False, box=None)
+        for check in members:
+            severity = Text(check.severity, style=_COLOURS[check.severity])
+            table.add_row(severity, check.name, Text(check.detail))
+        console.print(table)
+
+
+def status_of(checks: list[Check]) -> int:
+    """The exit status: that of the worst."""
+    return max(STATUS[check.severity] for check in checks)

@@ -1,0 +1,112 @@
+"""What the commands share: options, errors in one line, and leaving."""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+
+from otel_bridge.cli.results import is_parquet
+from otel_bridge.errors import (
+    BridgeError,
+    ConfigurationError,
+    RequestsError,
+)
+
+_UNITS = {
+    "m": timedelta(minutes=1),
+    "h": timedelta(hours=1),
+    "d": timedelta(days=1),
+    "w": timedelta(weeks=1),
+}
+
+
+FAILED, WRONG, REQUESTS_FAILED = 1, 2, 3
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+
+
+output_option = click.option(
+    "-o",
+    "--output",
+    type=click.Path(dir_okay=False),
+    help="File for the results (JSONL, or Parquet by its name); stdout by default, "
+    "BATCH_ID.jsonl with --json.",
+)
+
+
+max_cost_option = click.option(
+    "--max-cost",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Submit nothing that may cost more than this many USD.",
+)
+
+
+fail_on_error_option = click.option(
+    "--fail-on-error", is_flag=True, help="Exit with 3 when a request failed."
+)
+
+
+def guarded_command(function: Callable[..., None]) -> Callable[..., None]:
+    """Errors of ours are one line and a status, never a traceback."""
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> None:
+        try:
+            function(*args, **kwargs)
+        except BridgeError as error:
+            click.echo(f"otel-bridge: {error}", err=True)
+            wrong = isinstance(error, (ConfigurationError, RequestsError))
+            leave(WRONG if wrong else FAILED)
+        except KeyboardInterrupt:
+            click.echo("otel-bridge: interrupted", err=True)
+            leave(FAILED)
+
+    return call
+
+
+class Ago(click.ParamType[Any]):
+    """A moment, as how long ago it was."""
+
+    name = "age"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> datetime:
+        match = re.fullmatch(r"(\d+)([mhdw])", str(value))
+        if match is None:
+            self.fail(f"{value!r} is no age; use for instance 7d, 12h or 30m", param, ctx)
+        return datetime.now(UTC) - int(match[1]) * _UNITS[match[2]]
+
+
+def check_output(output: str | None, *, as_json: bool) -> None:
+    if output is None and not as_json:
+        return
+    is_parquet(output)
+    place = Path(output or ".")
+    try:
+        if place.is_dir() and output is None:
+            tempfile.TemporaryFile(dir=place).close()
+        else:
+            place.open("ab").close()
+    except OSError as error:
+        raise ConfigurationError(
+            f"{place}: cannot be written ({error.strerror}); choose another --output"
+        ) from error
+
+
+def leave(status: int) -> NoReturn:
+    """Leave without the SDK's own exit handlers, which wait for a dead backend once more."""
+    telemetry = click.get_current_context().obj
+    if telemetry is not None:
+        telemetry.finish(patience=5.0)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)

@@ -1,0 +1,130 @@
+"""One command's work: its executor and telemetry, its results, and Ctrl-C."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import sys
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from types import FrameType
+from typing import NoReturn
+
+import click
+import orjson
+from opentelemetry import propagate
+from opentelemetry.context import attach
+from rich.console import Console
+
+from otel_bridge.batches import BatchExecutor, BatchHandle, BatchResult, Request
+from otel_bridge.cli import render
+from otel_bridge.cli.results import results_file
+from otel_bridge.cli.telemetry import Telemetry
+from otel_bridge.config import Settings
+from otel_bridge.errors import BridgeError, PartialSubmissionError
+
+
+class TerminatedError(KeyboardInterrupt):
+    """SIGTERM, after which nobody is there to be asked."""
+
+
+def terminated(_signal: int, _frame: FrameType | None) -> NoReturn:
+    """SIGTERM is what Ctrl-C is: the batch goes on, and what is held goes to the spool."""
+    raise TerminatedError
+
+
+class Session:
+    """One command's executor and telemetry, under the caller's trace where there is one."""
+
+    def __init__(self, *, as_json: bool, max_cost: float | None = None) -> None:
+        self.settings = Settings.from_env(strict=True)
+        if max_cost is not None:
+            self.settings = dataclasses.replace(self.settings, max_cost=max_cost)
+        self.console = Console(stderr=True)
+        self.as_json = as_json
+        self.output: str | None = None
+        self.telemetry = Telemetry(self.settings).set_up()
+        # OpenTelemetry's environment carrier: TRACEPARENT, TRACESTATE, BAGGAGE.
+        attach(propagate.extract({k.lower(): v for k, v in os.environ.items()}))
+        self.progress = render.Progress(self.console)
+        click.get_current_context().obj = self.telemetry
+        self.executor = BatchExecutor(settings=self.settings, on_progress=self.progress.update)
+
+    def submit(
+        self, requests: list[Request]
+    ) -> tuple[list[BatchHandle], PartialSubmissionError | None]:
+        """What was created, and why that is not all."""
+        try:
+            return self.executor.submit(requests), None
+        except PartialSubmissionError as error:
+            return list(error.handles), error
+
+    def write(
+        self, results: Iterable[BatchResult], batches: list[BatchHandle], output: str | None
+    ) -> Counter[str]:
+        """Write each result as it is read, so that nothing of telemetry can keep it back.
+
+        Returns the number of results by type; `batches` may grow meanwhile.
+        """
+        outcomes: Counter[str] = Counter()
+        self.output = output or (f"{batches[0].id}.jsonl" if self.as_json else None)
+        try:
+            with results_file(self.output) as write, self.progress:
+                for result in results:
+                    write(result)
+                    outcomes[result.type] += 1
+        except KeyboardInterrupt as stop:
+            self._interrupted(batches, stop)
+        except OSError as error:
+            reason = error.strerror or error
+            raise BridgeError(
+                f"{self.output or 'stdout'}: results cannot be written ({reason}); "
+                f"{_again(batches)} reads them again"
+            ) from error
+        return outcomes
+
+    def _interrupted(self, batches: list[BatchHandle], stop: KeyboardInterrupt) -> NoReturn:
+        """Leave the batch running, or cancel it where someone asks for that once more."""
+        goes_on = f"interrupted; the batch goes on, {_again(batches)} reads it"
+        watched = sys.stdin.isatty() and sys.stderr.isatty()
+        if watched and not isinstance(stop, TerminatedError):
+            try:
+                click.echo(f"otel-bridge: {goes_on}", err=True)
+                goes_on = "the batch goes on"
+                click.echo("Enter to leave it, Ctrl-C again to cancel it: ", err=True, nl=False)
+                sys.stdin.readline()
+            except KeyboardInterrupt:
+                click.echo(err=True)
+                if _confirmed("Cancel the batch? What is done is billed"):
+                    for batch in batches:
+                        self._cancel(batch.id)
+                    raise BridgeError(f"canceled; {_again(batches)} reads what was done") from None
+        raise BridgeError(goes_on) from None
+
+    def _cancel(self, batch_id: str) -> None:
+        if self.executor.describe(batch_id).status == "in_progress":
+            self.executor.cancel(batch_id)
+
+    def summarise(
+        self, batches: list[BatchHandle], outcomes: Mapping[str, int], attempts: int = 1
+    ) -> None:
+        reports = self.telemetry.finish()
+        summary = render.Summary.of(batches, outcomes, attempts, reports, self.telemetry.langsmith)
+        if self.as_json:
+            click.echo(orjson.dumps({**summary.to_dict(), "output": self.output}))
+        else:
+            render.print_summary(self.console, summary)
+        for report in reports:
+            if report.complaint:
+                click.echo(f"otel-bridge: {report.complaint}", err=True)
+
+
+def _again(batches: list[BatchHandle]) -> str:
+    return ", ".join(f"`otel-bridge collect {batch.id}`" for batch in batches)
+
+
+def _confirmed(question: str) -> bool:
+    try:
+        return click.confirm(question, err=True)
+    except (click.Abort, KeyboardInterrupt):
+        return False

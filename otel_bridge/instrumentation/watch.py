@@ -1,0 +1,189 @@
+"""Batches that other code runs in this process, each recorded once by the one recorder."""
+
+from __future__ import annotations
+
+import contextvars
+import logging
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from opentelemetry.context import Context
+
+from otel_bridge import carrier as carriers
+from otel_bridge.instrumentation.reading import Reading
+from otel_bridge.instrumentation.sent import Params, Sent
+from otel_bridge.journal import Part
+from otel_bridge.process import renew_after_fork
+from otel_bridge.telemetry import DUPLICATE, MISSING, BatchFacts, BatchRecorder, Tally
+
+if TYPE_CHECKING:
+    from otel_bridge.langsmith import LangSmithSpanProcessor
+    from otel_bridge.telemetry import BatchRecording
+
+logger = logging.getLogger(__name__)
+
+_BATCHES = 2_000
+_REQUESTS = 200_000
+_SHORT_READS = 3
+
+
+@dataclass(slots=True)
+class Watched:
+    """A batch as this process knows it; without a recording it was told of, or was not begun."""
+
+    facts: BatchFacts
+    params: Mapping[str, Params] = field(default_factory=dict)
+    recording: BatchRecording | None = None
+    tally: Tally | None = None
+    ended: bool = False
+    reads: int = 0
+    short_reads: int = 0
+    lock: threading.RLock = field(default_factory=threading.RLock)
+    """Held while results are recorded, which may wait for a backend: never waited for by calls."""
+
+
+class Watch:
+    """Feeds the recorder with what calls of the anthropic SDK tell of batches."""
+
+    def __init__(self, recorder: BatchRecorder, mirror: LangSmithSpanProcessor | None) -> None:
+        self._recorder = recorder
+        self._mirror = mirror
+        self._batches: OrderedDict[str, Watched] = OrderedDict()
+        self._requests = 0
+        self.after_fork()
+        renew_after_fork(self)
+
+    def after_fork(self) -> None:
+        """A lock that a thread held while its process forked would be held for ever."""
+        self._lock = threading.RLock()
+        for watched in self._batches.values():
+            watched.lock = threading.RLock()
+
+    def sent(self) -> Sent:
+        """A note of requests that are about to be sent."""
+        settings = self._recorder.settings
+        mirrored = settings.langsmith_tracing and settings.langsmith_content
+        return Sent(whole=bool(settings.span_content or mirrored))
+
+    def created(self, batch: Any, sent: Sent) -> None:
+        """A batch was created in the current context."""
+        facts = BatchFacts.from_api(batch)
+        sent.done()
+        journal = self._recorder.journal
+        part = Part(facts.request_count, sent.models)
+        intents = journal.intend("", [part], carriers.current())
+        journal.settle(intents[0], facts.id)
+        journal.leave(intents)
+        with self._lock:
+            watched = self._known(facts)
+            watched.params = sent.params
+            self._requests += len(sent.params)
+            watched.recording = self._recorder.start(facts, models=sent.models, created=True)
+            self._forget_oldest()
+
+    def described(self, batch: Any) -> None:
+        """The API described a batch that is waited for, whoever created it."""
+        facts = BatchFacts.from_api(batch)
+        with self._lock:
+            watched = self._known(facts)
+            watched.facts = facts
+            if watched.recording is None and not watched.ended and facts.status != "ended":
+                self._begin_elsewhere(watched, facts)
+            self._forget_oldest()
+            recording = watched.recording
+        if recording is not None and watched.lock.acquire(blocking=False):
+            try:
+                recording.update(facts)
+                if facts.status == "ended" and not watched.reads:
+                    recording.abandon()  # it is not waited for any more
+            finally:
+                watched.lock.release()
+
+    def reading(self, batch_id: str) -> Reading | None:
+        """For a pass through a batch's results; None where there is nothing more to tell."""
+        with self._lock:
+            watched = self._batches.get(batch_id)
+            if watched is None or watched.ended:
+                return None
+            if watched.recording is None:
+                self._begin_elsewhere(watched, watched.facts)
+            if watched.tally is None:
+                watched.tally = self._tally(watched)
+            return Reading(self, watched)
+
+    def read(self, watched: Watched, duplicates: int, *, whole: bool) -> None:
+        """A pass through the results is over: the batch ends with the last result there is.
+
+        What a stream that was read `whole` lacks may come with the next one, as streams are cut
+        without a word. After as many tries as the executor makes it counts as missing.
+        """
+        recording, tally = watched.recording, watched.tally
+        if recording is None or tally is None:
+            return
+        watched.short_reads += bool(tally.missing and whole)
+        if not tally.missing or watched.short_reads >= _SHORT_READS:
+            self._finish(watched, recording, tally, duplicates)
+            return
+        if whole:
+            logger.warning(
+                "The results of batch %s lack %s requests; read them again for the rest",
+                watched.facts.id,
+                tally.missing,
+            )
+        recording.abandon()
+
+    @staticmethod
+    def _tally(watched: Watched) -> Tally:
+        count = watched.facts.request_count
+        return Tally(count, watched.params if len(watched.params) == count else ())
+
+    def _known(self, facts: BatchFacts) -> Watched:
+        known = self._batches.get(facts.id)
+        if known is None:
+            known = self._batches[facts.id] = Watched(facts)
+        return known
+
+    def _begin_elsewhere(self, watched: Watched, facts: BatchFacts) -> None:
+        """Begin the recording of a batch that another process created.
+
+        It belongs below its submitter or, where nobody knows that, in the trace that follows
+        from its id; never below what merely reads it, or each reader would make another one.
+        """
+        known = self._recorder.journal.recall(facts.id)
+        parent = carriers.context_of(known.carrier) if known else None
+        models = known.models if known else ()
+        watched.recording = contextvars.Context().run(
+            self._recorder.start, facts, parent or Context(), models
+        )
+
+    def _finish(
+        self, watched: Watched, recording: BatchRecording, tally: Tally, duplicates: int
+    ) -> None:
+        recording.unaccounted(DUPLICATE, duplicates, "repeated_custom_id")
+        recording.unaccounted(MISSING, tally.missing, "missing_result")
+        recording.end(watched.facts)
+        with self._lock:
+            watched.ended = True
+            watched.recording = watched.tally = None
+            self._let_go(watched)
+        self._recorder.journal.received(watched.facts.id)
+        if self._mirror is not None and self._mirror.force_flush():
+            self._recorder.journal.tell(watched.facts.id, "runs")
+
+    def _forget_oldest(self) -> None:
+        while len(self._batches) > _BATCHES:
+            _, oldest = self._batches.popitem(last=False)
+            self._let_go(oldest)
+            if oldest.recording is not None:
+                oldest.recording.abandon()
+        for watched in self._batches.values():
+            if self._requests <= _REQUESTS:
+                break
+            self._let_go(watched)
+
+    def _let_go(self, watched: Watched) -> None:
+        self._requests -= len(watched.params)
+        watched.params = {}

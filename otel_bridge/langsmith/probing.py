@@ -1,0 +1,41 @@
+"""Two harmless calls that tell whether LangSmith answers, and to this key."""
+
+from __future__ import annotations
+
+import requests
+from langsmith import Client
+from langsmith import utils as ls_utils
+from urllib3 import Retry
+
+from otel_bridge.errors import ConfigurationError, DeliveryError
+
+_CALLS = (("/info", "it does not answer"), ("/sessions?limit=1", "it refuses the key"))
+
+
+def probe() -> str:
+    """LangSmith's URL and version. Raises DeliveryError where it does not answer or refuses."""
+    try:
+        client = Client(
+            tracing_mode="langsmith",
+            auto_batch_tracing=False,
+            retry_config=Retry(total=0),
+            timeout_ms=(3_000, 5_000),
+        )
+    except ls_utils.LangSmithError as error:
+        raise ConfigurationError(f"no client can be made: {error}") from error
+    version = ""
+    for path, fault in _CALLS:
+        try:
+            answer = client.request_with_retries("GET", path)
+        except (ls_utils.LangSmithError, requests.RequestException) as error:
+            raise DeliveryError(f"{client.api_url}: {_fault(error) or fault}") from error
+        version = version or str(answer.json().get("version", ""))
+    return f"{client.api_url}, version {version}" if version else client.api_url
+
+
+def _fault(error: Exception) -> str:
+    """One short line; the SDK's own text has several, with parts of the key in it."""
+    context = error.__context__
+    if isinstance(context, requests.HTTPError) and context.response is not None:
+        return f"HTTP {context.response.status_code}; check LANGSMITH_API_KEY"
+    return "no answer in time" if "timed out" in str(error) else "no connection"

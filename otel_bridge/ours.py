@@ -1,0 +1,21 @@
+"""Clients of our own: what they do is recorded by who made them, and by nobody else."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+from weakref import WeakSet
+
+T = TypeVar("T")
+
+_clients: WeakSet[Any] = WeakSet()
+
+
+def ours(client: T) -> T:
+    """The client, marked as one of ours; copies of it are not."""
+    _clients.add(client)
+    return client
+
+
+def is_ours(client: Any) -> bool:
+    """Whether a client was marked."""
+    return client in _clients

@@ -1,0 +1,78 @@
+"""Runs a command against the simulator, or prints the variables that lead to it and waits.
+
+python -m otel_bridge.simulator [COMMAND ...]
+
+At the end it says on stderr what the API answered and what the backends received.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping
+
+from otel_bridge.simulator import LangSmithCapture, MessageBatchesServer, OtlpCapture
+from otel_bridge.simulator.answers import truth_of
+
+
+def main(command: list[str]) -> int:
+    """Run `command` with the simulator's variables in its environment; its exit status."""
+    with (
+        MessageBatchesServer(batch_seconds=2.0) as api,
+        OtlpCapture() as otlp,
+        LangSmithCapture() as langsmith,
+    ):
+        variables = {
+            "ANTHROPIC_BASE_URL": api.url,
+            "ANTHROPIC_API_KEY": "simulator",
+            "OTEL_EXPORTER_OTLP_ENDPOINT": otlp.url,
+            "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
+            "LANGSMITH_ENDPOINT": langsmith.url,
+            "LANGSMITH_API_KEY": "simulator",
+            "LANGSMITH_TRACING": os.environ.get("LANGSMITH_TRACING", "true"),
+        }
+        status = _run(command, variables) if command else _wait(variables)
+        lines = [line for batch_id in api.batch_ids for line in api.results(batch_id)]
+        lines += [{"result": {"type": "succeeded", "message": each}} for each in api.messages]
+        _say("API answered", truth_of(lines))
+        _say("OTLP received", {"spans": len(otlp.unique_spans())})
+        _say("LangSmith received", {"runs": len(langsmith.runs), **langsmith.usage_totals()})
+    return status
+
+
+def _run(command: list[str], variables: Mapping[str, str]) -> int:
+    try:
+        process = subprocess.Popen(command, env={**os.environ, **variables})  # noqa: S603 - the caller's
+    except OSError as error:
+        print(f"{command[0]}: {error.strerror}", file=sys.stderr)  # noqa: T201
+        return 127
+    # The terminal interrupts the command, too; its end is waited for, whatever ends it.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: process.terminate())
+    return process.wait()
+
+
+def _wait(variables: Mapping[str, str]) -> int:
+    print("\n".join(f"export {name}={value}" for name, value in variables.items()), flush=True)  # noqa: T201
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    with contextlib.suppress(KeyboardInterrupt):
+        stop.wait()
+    return 0
+
+
+def _say(who: str, figures: Mapping[str, float]) -> None:
+    told = ", ".join(
+        f"{name} {f'{value:.6f}' if value % 1 else f'{value:,.0f}'}"
+        for name, value in figures.items()
+        if value
+    )
+    print(f"{who}: {told or 'nothing'}", file=sys.stderr)  # noqa: T201
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

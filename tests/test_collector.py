@@ -1,0 +1,251 @@
+"""The collector's configurations, run by the real collector."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from programs import Collector, ask_otelcol, eventually, needs_otelcol
+
+from otel_bridge import BatchExecutor, semconv
+from otel_bridge.simulator import LangSmithCapture, MessageBatchesServer, OtlpCapture
+from otel_bridge.usage import TokenUsage
+
+pytestmark = needs_otelcol
+
+Make = Callable[[int], list[dict[str, Any]]]
+NEEDED = {
+    "GATEWAY_ENDPOINT": "http://gateway:4318",
+    "TEMPO_ENDPOINT": "http://tempo:4318",
+    "METRICS_ENDPOINT": "http://prometheus:9090/api/v1/otlp",
+    "KAFKA_BROKERS": "kafka-1:9092,kafka-2:9092",
+}
+FORMS = [
+    ("agent.yaml",),
+    ("gateway.yaml",),
+    ("gateway-kafka.yaml",),
+    ("gateway.yaml", "writer-kafka.yaml"),
+]
+SECRET = "secret question"
+
+
+@pytest.mark.parametrize("configs", FORMS, ids="+".join)
+def test_the_collector_takes_every_configuration(configs: Sequence[str], tmp_path: Path) -> None:
+    checked = ask_otelcol(*configs, **NEEDED, QUEUE_DIR=str(tmp_path / "queue"))
+    assert checked.returncode == 0, checked.stderr
+    assert "deprecated" not in checked.stderr.lower()
+
+
+@pytest.mark.parametrize(
+    ("configs", "variable"),
+    [
+        (("agent.yaml",), "GATEWAY_ENDPOINT"),
+        (("gateway.yaml",), "TEMPO_ENDPOINT"),
+        (("gateway.yaml", "writer-kafka.yaml"), "METRICS_ENDPOINT"),
+    ],
+)
+def test_a_configuration_without_its_endpoint_is_refused(
+    configs: Sequence[str], variable: str, tmp_path: Path
+) -> None:
+    known = {name: value for name, value in NEEDED.items() if name != variable}
+    started = ask_otelcol(*configs, command="", **known, QUEUE_DIR=str(tmp_path / "queue"))
+    assert started.returncode == 1
+    assert "at least one endpoint must be specified" in started.stderr
+    assert f'unset environment variable\t{{"name": "{variable}"}}' in started.stderr
+
+
+@pytest.fixture
+def tempo() -> Iterator[OtlpCapture]:
+    with OtlpCapture() as server:
+        yield server
+
+
+@pytest.fixture
+def collected() -> Iterator[LangSmithCapture]:
+    """LangSmith as the collector reaches it, beside `langsmith`, which the service reaches."""
+    with LangSmithCapture(api_key="gateway's key") as server:
+        yield server
+
+
+@pytest.fixture
+def content() -> dict[str, str]:
+    """Variables of the gateway that let content pass."""
+    return {}
+
+
+@pytest.fixture
+def gateway(
+    tmp_path: Path, tempo: OtlpCapture, collected: LangSmithCapture, content: dict[str, str]
+) -> Iterator[Collector]:
+    with Collector(
+        tmp_path / "gateway",
+        "gateway.yaml",
+        TEMPO_ENDPOINT=tempo.url,
+        LANGSMITH_ENDPOINT=collected.url,
+        LANGSMITH_API_KEY="gateway's key",
+        LANGSMITH_PROJECT="demo",
+        **content,
+    ) as running:
+        yield running
+
+
+@pytest.fixture
+def otlp(tmp_path: Path, gateway: Collector) -> Iterator[Collector]:
+    """The agent, which takes what the service sends over OTLP."""
+    with Collector(tmp_path / "agent", "agent.yaml", GATEWAY_ENDPOINT=gateway.url) as agent:
+        yield agent
+
+
+def routed_batch(service: Any, requests: list[dict[str, Any]], **settings: Any) -> str:
+    """Run a batch whose spans are stamped for LangSmith's OTLP endpoint."""
+    executor = BatchExecutor(
+        service.client,
+        tracer_provider=service.tracers,
+        meter_provider=service.meters,
+        settings=service.settings(langsmith_route="collector", **settings),
+    )
+    with service.tracers.get_tracer("service").start_as_current_span("nightly-review"):
+        (handle,) = executor.submit(requests)
+        list(executor.collect(handle))
+    service.flush()
+    return handle.id
+
+
+def chats(server: OtlpCapture) -> list[Any]:
+    return [
+        span
+        for span in server.unique_spans()
+        if span.attributes.get(semconv.GEN_AI_OPERATION_NAME) == "chat"
+    ]
+
+
+def test_every_backend_behind_the_collectors_has_the_figures_that_route_direct_has(
+    service: Any,
+    api: MessageBatchesServer,
+    tempo: OtlpCapture,
+    collected: LangSmithCapture,
+    langsmith: LangSmithCapture,
+    make_requests: Make,
+) -> None:
+    batch_id = routed_batch(service, make_requests(300))
+    eventually(lambda: len(chats(tempo)) == 300, "all spans reach Tempo")
+    with OtlpCapture() as elsewhere:
+        direct = type(service)(api, elsewhere, langsmith)
+        list(direct.executor().collect(batch_id))
+        direct.flush()
+        direct.close()
+    eventually(lambda: len(collected.runs) == len(langsmith.runs), "all runs reach LangSmith")
+    assert (collected.refusals, tempo.refusals) == ([], [])
+    assert (collected.waiting_spans, collected.orphans()) == ([], [])
+    assert collected.runs.keys() == langsmith.runs.keys()
+    for name in ("trace_id", "parent_run_id", "dotted_order", "name", "run_type", "session_name"):
+        assert {key: run.get(name) for key, run in collected.runs.items()} == {
+            key: run.get(name) for key, run in langsmith.runs.items()
+        }
+    assert collected.usage_totals() == pytest.approx(langsmith.usage_totals())
+    truth = api.truth(batch_id)
+    usages = [TokenUsage.from_attributes(each.attributes) for each in chats(tempo)]
+    usage = sum(usages, TokenUsage())
+    assert usage.output_tokens == truth["output_tokens"]
+    assert collected.usage_totals()["output_tokens"] == truth["output_tokens"]
+    assert usage.cache_read_input_tokens == truth["cache_read_input_tokens"]
+    assert {span.name for span in tempo.unique_spans()} >= {"nightly-review", "batch"}
+    stamped = {name for span in chats(tempo) for name in span.attributes if "langsmith" in name}
+    assert stamped == {"langsmith.span.id"}, "the rest is LangSmith's alone"
+
+
+def test_what_services_send_to_langsmith_themselves_is_not_sent_again(
+    service: Any, tempo: OtlpCapture, collected: LangSmithCapture, make_requests: Make
+) -> None:
+    (handle,) = service.executor().submit(make_requests(20))
+    list(service.executor().collect(handle))
+    service.flush()
+    eventually(lambda: len(chats(tempo)) == 20, "all spans reach Tempo")
+    assert collected.requests == []
+
+
+def told(server: OtlpCapture | LangSmithCapture) -> bytes:
+    return b"".join(request.body for request in server.requests)
+
+
+FOREIGN = {
+    "gen_ai.prompt.0.content": f"{SECRET} 1",
+    "gen_ai.completion": f"{SECRET} 2",
+    "input.value": f"{SECRET} 3",
+    "output.value": f"{SECRET} 4",
+    "llm.input_messages.0.message.content": f"{SECRET} 5",
+    "llm.prompts": f"{SECRET} 6",
+    "traceloop.entity.input": f"{SECRET} 7",
+    "gen_ai.tool.call.arguments": f"{SECRET} 8",
+}
+
+
+@pytest.mark.parametrize(
+    ("content", "to_tempo", "to_langsmith"),
+    [
+        ({}, False, False),
+        ({"OTEL_BRIDGE_LANGSMITH_CONTENT": "true"}, False, True),
+        ({"OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT": "SPAN_ONLY"}, True, False),
+        ({"OTEL_BRIDGE_LANGSMITH_CONTENT": "of course"}, False, False),
+    ],
+)
+def test_content_goes_only_where_the_gateway_lets_it(
+    service: Any,
+    tempo: OtlpCapture,
+    collected: LangSmithCapture,
+    make_requests: Make,
+    to_tempo: bool,
+    to_langsmith: bool,
+) -> None:
+    routed_batch(service, make_requests(20), span_content=True)
+    executor = service.tracers.get_tracer("foreign")
+    chat = {"gen_ai.operation.name": "chat", "gen_ai.request.model": "claude-haiku-4-5"}
+    with executor.start_as_current_span("foreign", attributes={**chat, **FOREIGN}) as span:
+        span.add_event("gen_ai.content.prompt", {"gen_ai.prompt": f"{SECRET} 9", "n": 1})
+        span.add_event("gen_ai.user.message", {"content": f"{SECRET} 10"})
+    service.flush()
+    eventually(lambda: len(chats(tempo)) == 21, "all spans reach Tempo")
+    eventually(lambda: len(collected.runs) >= 21, "all runs reach LangSmith")
+    assert (SECRET.encode() in told(tempo)) is to_tempo
+    assert (SECRET.encode() in told(collected)) is to_langsmith
+    foreign = next(span for span in tempo.unique_spans() if span.name == "foreign")
+    assert foreign.attributes.items() >= chat.items(), "what is no content stays"
+    assert foreign.events[0][2]["n"] == 1
+    if to_tempo:
+        assert foreign.attributes.items() >= FOREIGN.items()
+        assert semconv.GEN_AI_INPUT_MESSAGES in chats(tempo)[0].attributes
+
+
+def test_a_gateway_that_is_killed_loses_nothing(
+    service: Any, gateway: Collector, tempo: OtlpCapture, make_requests: Make
+) -> None:
+    tempo.fail_next(status=503, times=3)
+    (handle,) = service.executor(max_request_spans=None).submit(make_requests(6_000))
+    results = service.executor().collect(handle)
+    for number, _ in enumerate(results):
+        if number == 3_000:
+            gateway.kill()
+        if number == 5_000:
+            gateway.start()
+    service.flush()
+    eventually(lambda: len(chats(tempo)) == 6_000, "all spans reach Tempo", 120)
+
+
+def test_an_agent_that_is_killed_while_the_gateway_is_away_loses_nothing(
+    service: Any,
+    otlp: Collector,
+    gateway: Collector,
+    tempo: OtlpCapture,
+    make_requests: Make,
+) -> None:
+    gateway.stop()
+    (handle,) = service.executor().submit(make_requests(200))
+    list(service.executor().collect(handle))
+    service.flush()
+    otlp.kill()
+    assert tempo.spans == []
+    otlp.start()
+    gateway.start()
+    eventually(lambda: len(chats(tempo)) == 200, "all spans reach Tempo", 90)

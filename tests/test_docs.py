@@ -1,0 +1,121 @@
+"""Every snippet of the docs runs as it stands, page by page, against the simulator."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from otel_bridge.config import VARIABLES
+from otel_bridge.simulator import LangSmithCapture, MessageBatchesServer, OtlpCapture
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted((ROOT / "docs").glob("*.md"))
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+KINDS = {"sh", "python"}
+SAVE = "# save: "
+
+BASH = shutil.which("bash") or ""
+needs_bash = pytest.mark.skipif(not BASH, reason="apt-get install bash")
+
+
+def script(page: Path) -> str:
+    """The page's snippets in their order, as one shell script."""
+    lines = ["set -euo pipefail"]
+    for number, (kind, text) in enumerate(BLOCK.findall(page.read_text())):
+        assert kind in KINDS, f"{page.name}: a snippet of kind {kind!r} is not run"
+        if kind == "sh":
+            lines.append(text)
+            continue
+        saved = text.startswith(SAVE)
+        name = text.splitlines()[0].removeprefix(SAVE) if saved else f"snippet{number}.py"
+        lines += [f"cat > {name} <<'SNIPPET'", text.rstrip("\n"), "SNIPPET"]
+        if not saved:
+            lines.append(f"python {name}")
+    return "\n".join(lines)
+
+
+@needs_bash
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_the_snippets_of_a_page_run(
+    page: Path,
+    bridge: Any,
+    make_requests: Callable[[int], list[dict[str, Any]]],
+    otlp: OtlpCapture,
+    api: MessageBatchesServer,
+    langsmith: LangSmithCapture,
+) -> None:
+    bridge.write(make_requests(12))
+    bridge.environment |= {
+        "PATH": f"{Path(sys.executable).parent}:{bridge.environment['PATH']}",
+        "OTEL_TRACES_EXPORTER": "otlp",
+        "OTEL_METRICS_EXPORTER": "otlp",
+        "OTEL_LOGS_EXPORTER": "none",
+        "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
+    }
+    ran = subprocess.run(
+        [BASH, "-c", script(page).replace("http://localhost:4318", otlp.url)],
+        cwd=bridge.folder,
+        env=bridge.environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert "Traceback" not in ran.stderr, ran.stderr
+    assert langsmith.refusals == otlp.refusals == []
+    assert bool(api.batch_ids) == (page.stem not in ("README", "troubleshooting"))
+
+
+def runs_by_name(langsmith: LangSmithCapture) -> dict[str, list[dict[str, Any]]]:
+    found: dict[str, list[dict[str, Any]]] = {}
+    for run in langsmith.runs.values():
+        found.setdefault(run["name"], []).append(run)
+    return found
+
+
+def test_single_calls_nest_and_are_priced(
+    bridge: Any, api: MessageBatchesServer, langsmith: LangSmithCapture
+) -> None:
+    """The shared client of existing-services.md: many calls at once, each below its function."""
+    page = (ROOT / "docs" / "existing-services.md").read_text()
+    (code,) = [text for kind, text in BLOCK.findall(page) if "classify_all" in text]
+    (bridge.folder / "calls.py").write_text(code)
+    environment = bridge.environment | {
+        "OTEL_TRACES_EXPORTER": "otlp",
+        "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
+    }
+    subprocess.run([sys.executable, "calls.py"], cwd=bridge.folder, env=environment, check=True)
+    runs = runs_by_name(langsmith)
+    (top,) = runs["classify_all"]
+    classified = {run["id"]: run for run in runs["classify"]}
+    calls = runs["ChatAnthropic"]
+    assert len(classified) == len(calls) == len(api.messages) == 5
+    assert {run["parent_run_id"] for run in classified.values()} == {top["id"]}
+    assert {run["parent_run_id"] for run in calls} == classified.keys()
+    usages = [run["extra"]["metadata"]["usage_metadata"] for run in calls]
+    output = sum(message["usage"]["output_tokens"] for message in api.messages)
+    assert sum(usage["output_tokens"] for usage in usages) == output
+    assert all(usage["total_cost"] > 0 for usage in usages)
+
+
+def test_every_command_and_variable_is_in_the_docs(bridge: Any) -> None:
+    told = "".join(page.read_text() for page in [*PAGES, ROOT / "README.md"])
+    listed = bridge("--help").stdout.partition("Commands:")[2]
+    for command in re.findall(r"^  (\w+)", listed, re.MULTILINE):
+        assert f"otel-bridge {command}" in told, command
+    for variable in VARIABLES:
+        assert variable.name in told, variable.name
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", page.read_text()):
+        assert (page.parent / target).exists(), target

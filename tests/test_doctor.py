@@ -1,0 +1,125 @@
+"""The doctor says what is configured, what answers and what is missing, and no secret."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from otel_bridge.batches.probing import skew
+from otel_bridge.cli.doctor import masked, skew_check
+from otel_bridge.simulator import LangSmithCapture, MessageBatchesServer, OtlpCapture
+
+DEAD = "http://127.0.0.1:9"
+SECRET = "sk-ant-0123456789-abcdefgh-SECR"
+
+
+def examined(bridge: Any) -> tuple[int, dict[tuple[str, str], dict[str, str]]]:
+    ran = bridge("doctor", "--json")
+    assert ran.stderr == ""
+    told = json.loads(ran.stdout)
+    assert told["status"] == ran.returncode
+    return ran.returncode, {(each["group"], each["name"]): each for each in told["checks"]}
+
+
+def test_all_is_well(
+    bridge: Any, api: MessageBatchesServer, otlp: OtlpCapture, langsmith: LangSmithCapture
+) -> None:
+    bridge.environment |= {"ANTHROPIC_API_KEY": SECRET, "LANGSMITH_API_KEY": SECRET}
+    bridge.environment["OTEL_EXPORTER_OTLP_HEADERS"] = f"authorization={SECRET}"
+    status, checks = examined(bridge)
+    assert status == 0
+    for backend in ("Anthropic API", "clock", "OTLP", "LangSmith"):
+        assert checks["backends", backend]["severity"] == "ok", checks["backends", backend]
+    assert checks["state", "state directory"]["severity"] == "ok"
+    assert checks["variables", "OTEL_BRIDGE_POLL_INTERVAL"]["detail"].startswith(
+        "0.05, from the env"
+    )
+    assert checks["variables", "OTEL_BRIDGE_MAX_ATTEMPTS"]["detail"].startswith("default 1")
+    assert checks["variables", "LANGSMITH_API_KEY"]["detail"].startswith("****SECR")
+    assert "no prompt and no answer" in checks["what leaves", "LangSmith"]["detail"]
+    assert SECRET not in str(checks)
+    assert SECRET not in bridge("doctor").stdout
+    assert [request.method for request in api.requests] == ["GET", "GET"]
+    assert otlp.spans == []
+    assert langsmith.runs == {}
+
+
+@pytest.mark.parametrize(
+    ("backend", "variable"),
+    [
+        ("Anthropic API", "ANTHROPIC_BASE_URL"),
+        ("OTLP", "OTEL_EXPORTER_OTLP_ENDPOINT"),
+        ("LangSmith", "LANGSMITH_ENDPOINT"),
+    ],
+)
+def test_what_does_not_answer_is_named(bridge: Any, backend: str, variable: str) -> None:
+    bridge.environment[variable] = DEAD
+    status, checks = examined(bridge)
+    assert status == 1
+    found = checks["backends", backend]
+    assert found["severity"] == "failed"
+    assert found["detail"].endswith(f"check {variable}")
+    assert DEAD in found["detail"] or "127.0.0.1" in found["detail"]
+
+
+def test_refused_keys_are_told_apart(
+    bridge: Any, api: MessageBatchesServer, langsmith: LangSmithCapture
+) -> None:
+    api._api_key = langsmith._api_key = "another"
+    status, checks = examined(bridge)
+    assert status == 1
+    assert "401 invalid x-api-key" in checks["backends", "Anthropic API"]["detail"]
+    assert "HTTP 401; check LANGSMITH_API_KEY" in checks["backends", "LangSmith"]["detail"]
+    bridge.environment["ANTHROPIC_API_KEY"] = ""
+    _, checks = examined(bridge)
+    assert "set ANTHROPIC_API_KEY" in checks["backends", "Anthropic API"]["detail"]
+
+
+def test_a_bad_value_is_worse(bridge: Any) -> None:
+    bridge.environment |= {"OTEL_BRIDGE_MAX_COST": "much", "LANGCHAIN_PROJECT": "old"}
+    bridge.environment["OTEL_BRIDGE_STATE_DIR"] = "/dev/null/x"
+    status, checks = examined(bridge)
+    assert status == 2
+    assert checks["variables", "OTEL_BRIDGE_MAX_COST"]["severity"] == "wrong"
+    assert "old, from LANGCHAIN_PROJECT" in checks["variables", "LANGSMITH_PROJECT"]["detail"]
+    assert checks["state", "state directory"]["severity"] == "failed"
+
+
+def test_what_is_off_is_skipped_and_what_conflicts_is_said(
+    bridge: Any, otlp: OtlpCapture, langsmith: LangSmithCapture
+) -> None:
+    del bridge.environment["OTEL_EXPORTER_OTLP_ENDPOINT"]
+    bridge.environment |= {
+        "LANGSMITH_TRACING": "false",
+        "LANGSMITH_OTEL_ENABLED": "true",
+        "ANTHROPIC_OPEN_TELEMETRY_TRACES_CONTENT_MODE": "content",
+    }
+    status, checks = examined(bridge)
+    assert status == 0
+    assert checks["backends", "OTLP"]["severity"] == "skipped"
+    assert checks["backends", "LangSmith"]["severity"] == "skipped"
+    assert checks["what leaves", "Anthropic SDK"]["severity"] == "warning"
+    assert checks["what leaves", "LANGSMITH_OTEL_ENABLED"]["severity"] == "warning"
+    other = checks["versions", "opentelemetry-instrumentation-anthropic"]
+    assert other["severity"] == "warning"
+    assert otlp.requests == langsmith.requests == []
+
+
+def test_clocks_are_compared() -> None:
+    now = datetime(2026, 1, 1, 0, 1, tzinfo=UTC)
+    assert skew("Thu, 01 Jan 2026 00:00:00 GMT", now) == 60
+    assert skew("", now) is None
+    assert skew_check(60).detail.startswith("60 s ahead of")
+    assert skew_check(-60).detail.startswith("60 s behind")
+    assert skew_check(-1).severity == "ok"
+    assert skew_check(None).severity == "skipped"
+
+
+def test_no_secret_is_shown() -> None:
+    assert masked("LANGSMITH_API_KEY", "short") == "****"
+    assert masked("X_HEADERS", "authorization=abcdefghijklmnop") == "****mnop"
+    assert masked("URL", "https://me:secret@host:1/x") == "https://****@host:1/x"
+    assert masked("URL", "https://host/x") == "https://host/x"
