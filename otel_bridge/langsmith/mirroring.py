@@ -59,7 +59,7 @@ class Mirror:
         run.span = None
         if _is_foreign_call(view):
             _calls.claim(view, [node.span_id for node in lineage.above(run)])
-            if any(n.counts_calls for n in lineage.above(run)) or not _calls.counts(view):
+            if lineage.counted_by_traceable(run) or not _calls.counts(view):
                 view.leave_count()
         completed = runs.completed_run(view, run, self._project, self._content(view))
         if self.delivery is None:
