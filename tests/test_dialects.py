@@ -101,6 +101,10 @@ def call(client: anthropic.Anthropic, number: int, how: str) -> None:
     elif how == "stream":
         with client.messages.stream(**ask(number)) as stream:
             stream.get_final_message()
+    elif how == "text":
+        with client.messages.stream(**ask(number)) as stream:
+            for _ in stream.text_stream:
+                pass
     else:
         for _ in client.messages.create(stream=True, **ask(number)):
             pass
@@ -344,7 +348,7 @@ def test_a_cost_that_the_span_tells_is_kept(service: Any) -> None:
     assert costs == {"a": 0.25, "b": 0.5, "c": None}
 
 
-@pytest.mark.parametrize("how", ["create", "stream"])
+@pytest.mark.parametrize("how", ["create", "stream", "text"])
 def test_a_call_that_langsmiths_own_wrapper_counts_is_counted_once(service: Any, how: str) -> None:
     client_of_langsmith = ls.Client(
         api_url=service.langsmith.url, api_key="test", auto_batch_tracing=False

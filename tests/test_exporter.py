@@ -133,6 +133,7 @@ def test_every_way_at_once_sends_each_span_once(
     processor = LangSmithSpanProcessor(service.delivery, service.settings())
     for each in (pipeline, processor) if first == "exporter" else (processor, pipeline):
         provider.add_span_processor(each)
+    provider.add_span_processor(LangSmithSpanProcessor(service.delivery, service.settings()))
     assert mirror(provider, service.settings()) is processor
     assert mirror(provider, service.settings()) is processor
     executor = BatchExecutor(service.client, tracer_provider=provider, settings=service.settings())

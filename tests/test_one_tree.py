@@ -213,6 +213,21 @@ def test_a_helper_nests_where_the_context_is_not_set(service: Any) -> None:
     assert runs["step"]["parent_run_id"] == runs["agent"]["id"]
 
 
+def test_a_span_that_starts_before_its_parent_is_one_run_below_it(service: Any) -> None:
+    service.mirror(service.settings())
+    tracer = service.tracers.get_tracer("app")
+    batch = {"gen_ai.operation.name": "batch"}  # shown while it is open
+    with tracer.start_as_current_span("agent", attributes=AGENT) as agent:
+        earlier = agent.start_time - 5_000_000_000
+        tracer.start_span("early", attributes=batch, start_time=earlier).end()
+    service.flush()
+    assert service.langsmith.refusals == []
+    runs = {run["name"]: run for run in service.langsmith.runs.values()}
+    assert len(service.langsmith.runs) == 2
+    assert runs["early"]["parent_run_id"] == runs["agent"]["id"]
+    assert runs["early"]["end_time"]
+
+
 def test_children_carry_the_thread_of_the_active_run(service: Any) -> None:
     service.mirror(service.settings())
     tracer = service.tracers.get_tracer("app")

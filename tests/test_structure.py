@@ -18,6 +18,7 @@ FLOORS = {
     "process": 0,
     "providers": 0,
     "redaction": 0,
+    "runtime_context": 0,
     "config": 1,
     "usage": 1,
     "identity": 1,

@@ -72,6 +72,17 @@ def above(run: RunContext) -> Iterator[RunContext]:
         node = node.parent
 
 
+def counted_by_traceable(run: RunContext) -> bool:
+    """Whether LangSmith's own wrapper counts an ending model call.
+
+    It does for one that began below its run, and for a stream that is being read through it.
+    """
+    active = traceable_parent()
+    return (active is not None and active.counts_calls) or any(
+        node.counts_calls for node in above(run)
+    )
+
+
 def _thread(parent: RunContext | None, attributes: Mapping[str, Any]) -> Mapping[str, str]:
     if parent is not None and parent.thread:
         return parent.thread

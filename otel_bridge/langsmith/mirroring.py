@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from otel_bridge import content, identity, semconv
+from otel_bridge import content, semconv
 from otel_bridge.langsmith import lineage, runs
 from otel_bridge.langsmith.calls import Calls
 from otel_bridge.langsmith.choice import Choice, first_to_take, taken
@@ -59,7 +59,7 @@ class Mirror:
         run.span = None
         if _is_foreign_call(view):
             _calls.claim(view, [node.span_id for node in lineage.above(run)])
-            if any(n.counts_calls for n in lineage.above(run)) or not _calls.counts(view):
+            if lineage.counted_by_traceable(run) or not _calls.counts(view):
                 view.leave_count()
         completed = runs.completed_run(view, run, self._project, self._content(view))
         if self.delivery is None:
@@ -95,11 +95,9 @@ class Mirror:
     def _run_of(self, view: runs.View) -> RunContext:
         span, attributes = view.span, view.attributes
         run = ancestry.get(span.context.span_id)
-        if run is not None and (
-            run.span is span
-            or run.id == identity.run_id(span.context.span_id, span.start_time or 0)
-        ):
+        if run is not None and run.span_id == span.context.span_id:
             return run
+        # It was left out when it started, or has not been seen.
         run = lineage.place(span, run or lineage.known_parent(span), attributes, self._opened)
         if semconv.BATCH_CUSTOM_ID not in attributes:
             ancestry.note(span.context.span_id, run)

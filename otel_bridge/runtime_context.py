@@ -1,7 +1,7 @@
 """OpenTelemetry's runtime context for OTEL_PYTHON_CONTEXT=langsmith.
 
-It stands outside the package `otel_bridge`, which needs `opentelemetry.context`: OpenTelemetry
-loads it while that is being imported.
+OpenTelemetry loads it while `opentelemetry.context` is being imported, so this module can import
+neither that nor what needs it.
 """
 
 from __future__ import annotations
