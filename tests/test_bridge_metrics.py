@@ -163,15 +163,18 @@ def test_runs_are_counted_by_what_became_of_them(
     meters.shutdown()
 
 
-def test_spans_that_opentelemetry_says_it_lost_are_counted(service: Any) -> None:
+def test_spans_that_opentelemetry_says_it_lost_are_counted(
+    service: Any, make_requests: Make
+) -> None:
     reader = InMemoryMetricReader()
     meters = MeterProvider([reader])
-    BatchExecutor(
+    executor = BatchExecutor(
         service.client,
         tracer_provider=service.tracers,
         meter_provider=meters,
         settings=service.settings(),
     )
+    executor.submit(make_requests(1))
     before = losses.spans
     assert points(reader, semconv.METRIC_SPANS_DROPPED) == {"None": before}
     complaint = logging.LogRecord(

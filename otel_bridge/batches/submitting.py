@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import anthropic
 import httpx2
-import orjson
 
+from otel_bridge import content
 from otel_bridge.batches.flows import Flow, credentials_error, describe
 from otel_bridge.errors import BatchError, SubmissionAmbiguousError
 from otel_bridge.journal import Journal, Part, Submission
@@ -88,7 +88,7 @@ def _fingerprint(parts: Sequence[Sequence[Mapping[str, Any]]]) -> str:
     digest = blake2b(digest_size=16)
     for requests in parts:
         for request in requests:
-            digest.update(orjson.dumps(request, default=str, option=orjson.OPT_NON_STR_KEYS))
+            digest.update(content.dumps(request))
     return digest.hexdigest()
 
 
