@@ -162,6 +162,7 @@ class Watch:
         self._recorder.journal.received(watched.facts.id)
         if self._mirror is not None and self._mirror.force_flush():
             self._recorder.journal.tell(watched.facts.id, "runs")
+        recording.abandon()  # so that anybody may tell again of what was lost
 
     def _forget_oldest(self) -> None:
         while len(self._batches) > _BATCHES:

@@ -248,7 +248,8 @@ class BatchRecording(Guarded):
         self._parent = trace.set_span_in_context(self._span, parent)
         if cap is not None and count > cap:
             self._selection = Selection(cap)
-        self._wait(batch)
+        if not created:  # who creates a batch may leave the wait to others
+            self._wait(batch)
 
     def _wait(self, batch: BatchFacts) -> None:
         if batch.status != "ended" and not self._active and not self._silent:
