@@ -20,6 +20,7 @@ logger = logging.getLogger(__name__)
 DISK_BYTES = 512_000_000
 MEMORY_BYTES = 64_000_000
 _REFUSED = "refused"
+_NO_BODY = "a file holds no body and is left where it is"
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -63,7 +64,7 @@ class Spool:
         self._destination = destination
         self._limit = limit
         self._entries: list[_Entry] = []
-        self._said = False
+        self._said: set[str] = set()
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -121,7 +122,7 @@ class Spool:
                 data, headers = envelope.read(entry.path)
                 return Body(data, headers, entry.runs, entry.key, entry.adopted)
             except (OSError, ValueError) as error:
-                self._say(f"{entry.path.name} cannot be read ({error}); it is left where it is")
+                self._say(_NO_BODY, f"{entry.path.name}: {error}")
                 self._entries.pop(0)
         return None
 
@@ -144,7 +145,7 @@ class Spool:
                 envelope.write(folder, body, self._destination, reason=reason)
                 kept = True
             except OSError as error:
-                self._say(f"a refused body cannot be kept ({error})")
+                self._say("a refused body cannot be kept", error)
         self.done(body)
         return kept
 
@@ -168,7 +169,7 @@ class Spool:
                 if not apart:
                     _tidy(folder)
         except OSError as error:
-            self._say(f"what other processes left cannot be taken over ({error})")
+            self._say("what other processes left cannot be taken over", error)
         return self.adopted_runs - before
 
     def left(self) -> LeftBehind:
@@ -217,7 +218,7 @@ class Spool:
             if label := Label.of(file):
                 yield file, label
             else:
-                self._say(f"{file.name} was not written by this version; it is left where it is")
+                self._say(_NO_BODY, file.name)
 
     def _adopt(self, file: Path, label: Label) -> None:
         if self._owner is None:
@@ -235,7 +236,7 @@ class Spool:
         try:
             return envelope.write(self._folder(self._owner.name), body, self._destination)
         except OSError as error:
-            self._say(f"it cannot be written ({error}); runs wait in memory")
+            self._say("it cannot be written, runs wait in memory", error)
             return None
 
     def _room(self, size: int) -> bool:
@@ -244,7 +245,7 @@ class Spool:
         taken = self.size
         if taken + size * 4 // 3 <= self._limit:
             return True
-        self._say(f"it holds {taken:,} bytes and takes no more; newer runs are dropped")
+        self._say("it takes no more, newer runs are dropped", f"it holds {taken:,} bytes")
         return False
 
     def _folder(self, name: str) -> Path:
@@ -254,10 +255,10 @@ class Spool:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         return folder
 
-    def _say(self, what: str) -> None:
-        if not self._said:
-            self._said = True
-            logger.warning("The spool in %s: %s", self._root, what)
+    def _say(self, fault: str, detail: object) -> None:
+        if fault not in self._said:
+            self._said.add(fault)
+            logger.warning("The spool in %s: %s (%s)", self._root, fault, detail)
 
 
 def _tidy(folder: Path) -> None:
