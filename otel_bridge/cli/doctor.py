@@ -214,6 +214,8 @@ def _langsmith(settings: Settings) -> Check:
         return Check("backends", "LangSmith", "skipped", detail)
     try:
         answered = langsmith_probing.probe()
+    except ConfigurationError as error:
+        return Check("backends", "LangSmith", "failed", str(error))
     except BridgeError as error:
         return Check("backends", "LangSmith", "failed", f"{error}; check LANGSMITH_ENDPOINT")
     return Check("backends", "LangSmith", "ok", f"{answered} takes the key")
