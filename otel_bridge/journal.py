@@ -178,6 +178,13 @@ class Journal:
             )
         )
 
+    def give_up(self, submissions: Sequence[Submission]) -> None:
+        """Note that nobody goes on with what was begun."""
+        self.drop(each.intent for each in submissions)
+        for each in submissions:
+            if each.batch_id is not None:
+                self.received(each.batch_id)
+
     def unfinished(self, whole: str, *, awaited: bool = False) -> list[Submission]:
         """The parts of an earlier submission of these very requests that broke off.
 

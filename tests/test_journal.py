@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from otel_bridge import SubmissionAmbiguousError, identity, journal_file
-from otel_bridge.batches import submitting
+from otel_bridge.batches import reconciling, submitting
 from otel_bridge.journal import Journal, Part, Submission
 from otel_bridge.journal_file import KEPT_SECONDS
 
@@ -25,7 +25,7 @@ OUTPUT = "gen_ai.client.inference.usage.output_tokens"
 
 @pytest.fixture(autouse=True)
 def brisk(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(submitting, "_LOOKS", (0.01, 0.01))
+    monkeypatch.setattr(reconciling, "_LOOKS", (0.01, 0.01))
 
 
 def creations(service: Any) -> int:
@@ -36,7 +36,7 @@ def abandoned(state: Path, requests: list[dict[str, Any]]) -> None:
     """What a process leaves that is killed while it creates a batch of the requests."""
     program = (
         "import json, os, sys, pathlib\n"
-        "from otel_bridge.batches import submitting\n"
+        "from otel_bridge.batches import reconciling, submitting\n"
         "from otel_bridge.journal import Journal\n"
         "parts = [json.loads(sys.stdin.read())]\n"
         "journal = Journal(pathlib.Path(sys.argv[1]))\n"
