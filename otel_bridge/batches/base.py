@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from opentelemetry.trace import TracerProvider
 
     from otel_bridge.batches.retrying import Attempts
+    from otel_bridge.langsmith import LangSmithSpanProcessor
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +55,7 @@ class ExecutorBase(Generic[ApiT]):
         self.recorder = BatchRecorder(tracer_provider, meter_provider, self.settings)
         self._on_progress = on_progress
         self._submitted: dict[str, BatchHandle] = {}
-        self._mirror = mirror(self.recorder.provider, self.settings)
+        self._meter_provider = meter_provider
 
     def submission(
         self,
@@ -134,16 +135,16 @@ class ExecutorBase(Generic[ApiT]):
         params = {request["custom_id"]: request["params"] for request in requests}
         models = tuple(sorted({str(each["model"]) for each in params.values()}))
         handle = BatchHandle(facts.id, facts.request_count, carrier, models, params)
-        parent = None
         if known is not None and known.carrier != carrier:  # another process began it
             handle.carrier = dict(known.carrier)
-            parent = carriers.context_of(handle.carrier)
         handle.adopted = adopted
         if not adopted:
-            attempt = Attempt.from_carrier(handle.carrier)
-            handle.recording = self.recorder.start(
-                facts, parent, models, attempt, created=parent is None
-            )
+            self._mirror()
+            if handle.carrier is carrier:
+                attempt = Attempt.from_carrier(carrier)
+                handle.recording = self.recorder.start(facts, None, models, attempt, created=True)
+            else:
+                handle.recording = carriers.begin(self.recorder, facts, handle.carrier, models)
         self._submitted[facts.id] = handle
         return handle
 
@@ -163,6 +164,10 @@ class ExecutorBase(Generic[ApiT]):
             )
         return handle
 
+    def _mirror(self) -> LangSmithSpanProcessor | None:
+        """The provider's mirror: a service may set its provider after this was made."""
+        return mirror(self.recorder.provider, self.settings, self._meter_provider)
+
     def _seen(self, handle: BatchHandle) -> Callable[[BatchFacts], flows.Flow[None]]:
         def seen(facts: BatchFacts) -> flows.Flow[None]:
             created = handle.adopted
@@ -171,12 +176,9 @@ class ExecutorBase(Generic[ApiT]):
             if handle.recording is not None:
                 handle.recording.update(facts)
             elif not handle.adopted:
-                handle.recording = self.recorder.start(
-                    facts,
-                    carriers.context_of(handle.carrier),
-                    handle.models,
-                    Attempt.from_carrier(handle.carrier),
-                    created=created,
+                self._mirror()
+                handle.recording = carriers.begin(
+                    self.recorder, facts, handle.carrier, handle.models, created=created
                 )
             yield from self._progress(facts)
 
@@ -209,7 +211,8 @@ class ExecutorBase(Generic[ApiT]):
 
     def _finish(self, collector: Collector, handle: BatchHandle) -> None:
         collector.finish()
-        if self._mirror is not None and self._mirror.force_flush():
+        mirrored = self._mirror()
+        if mirrored is not None and mirrored.force_flush():
             self.recorder.journal.tell(handle.id, "runs")
 
     def _abandon(self, handle: BatchHandle) -> None:

@@ -12,8 +12,8 @@ from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
 import anthropic
-import orjson
 
+from otel_bridge import content
 from otel_bridge.batches.flows import Flow, describe
 from otel_bridge.batches.reconciling import Found, follow_up, known_here, reconcile
 from otel_bridge.batches.refusals import never_sent, refused
@@ -126,7 +126,7 @@ def _fingerprint(parts: Sequence[Sequence[Mapping[str, Any]]]) -> str:
     digest = blake2b(digest_size=16)
     for requests in parts:
         for request in requests:
-            digest.update(orjson.dumps(request, default=str, option=orjson.OPT_NON_STR_KEYS))
+            digest.update(content.dumps(request))
     return digest.hexdigest()
 
 
