@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, TypeVar
 
 import anthropic
+import httpx2
 
 from otel_bridge.batches import flows
 from otel_bridge.batches.api import AsyncApi, SyncApi
@@ -16,6 +17,7 @@ from otel_bridge.batches.backfilling import Backfilled, due, shifted
 from otel_bridge.batches.base import AsyncProgress, Progress
 from otel_bridge.batches.collecting import READ_FAULTS, READS, again_or_raise, read_all
 from otel_bridge.batches.handle import BatchHandle
+from otel_bridge.batches.refusals import never_sent
 from otel_bridge.batches.requests import Request, validate_requests
 from otel_bridge.batches.results import BatchResult, BatchResults
 from otel_bridge.batches.run import AsyncBatchRun, BatchRun
@@ -254,6 +256,8 @@ ClientT = TypeVar("ClientT", anthropic.Anthropic, anthropic.AsyncAnthropic)
 def _client(make: Callable[[], ClientT]) -> ClientT:
     try:
         client = make()
+    except httpx2.InvalidURL as error:
+        raise never_sent(error) or error from error
     except anthropic.AnthropicError as error:
         raise ConfigurationError(
             f"no Anthropic client can be made ({error}); set ANTHROPIC_API_KEY"

@@ -45,13 +45,13 @@ def never_sent(error: Exception) -> Exception | None:
                 "ANTHROPIC_API_KEY cannot be sent in a header; "
                 "set it to the key alone, without blanks or line breaks"
             )
-        case UnicodeEncodeError(encoding="ascii" | "latin-1"):
-            return ConfigurationError(
-                "ANTHROPIC_API_KEY has characters that no key has; set it to the key alone"
-            )
-        case UnicodeEncodeError():
+        case UnicodeEncodeError() if '"custom_id"' in cause.object:
             return RequestsError(
                 f"the requests hold text that cannot be sent ({cause.reason}); remove it"
+            )
+        case UnicodeEncodeError():
+            return ConfigurationError(
+                "ANTHROPIC_API_KEY has characters that no key has; set it to the key alone"
             )
         case httpx2.TransportError() if isinstance(cause, _UNREACHED):
             return BatchError(
