@@ -49,7 +49,12 @@ def context_of(carrier: Mapping[str, str]) -> Context | None:
 
 
 def begin(
-    recorder: BatchRecorder, facts: BatchFacts, carrier: Mapping[str, str], models: Iterable[str]
+    recorder: BatchRecorder,
+    facts: BatchFacts,
+    carrier: Mapping[str, str],
+    models: Iterable[str],
+    *,
+    created: bool = False,
 ) -> BatchRecording:
     """Begin the recording of a batch that was submitted elsewhere, with what its carrier told.
 
@@ -58,4 +63,5 @@ def begin(
     """
     parent = context_of(carrier) or Context()
     attempt = Attempt.from_carrier(carrier)
-    return contextvars.Context().run(recorder.start, facts, parent, models, attempt)
+    context = contextvars.Context()
+    return context.run(recorder.start, facts, parent, models, attempt, created=created)

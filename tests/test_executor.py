@@ -20,7 +20,7 @@ from otel_bridge import (
     Settings,
     SubmissionAmbiguousError,
 )
-from otel_bridge.batches import submitting
+from otel_bridge.batches import reconciling
 from otel_bridge.simulator import MessageBatchesServer
 
 Make = Callable[[int], list[dict[str, Any]]]
@@ -33,7 +33,7 @@ def creations(service: Any) -> int:
 
 @pytest.fixture(autouse=True)
 def brisk(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(submitting, "_LOOKS", (0.01, 0.01))
+    monkeypatch.setattr(reconciling, "_LOOKS", (0.01, 0.01))
 
 
 def test_results_are_the_apis(service: Any, make_requests: Make) -> None:
@@ -65,7 +65,7 @@ def test_a_lost_answer_never_makes_a_second_batch(
     if action == "accept_then_close":
         assert len(executor.run(make_requests(4))) == 4
     else:
-        with pytest.raises(SubmissionAmbiguousError, match="lists no batch of 4 requests"):
+        with pytest.raises(SubmissionAmbiguousError, match="lists no new batch of 4 requests"):
             executor.submit(make_requests(4))
     assert creations(service) == 1
 

@@ -42,7 +42,7 @@ def drive(flow: Flow[T]) -> T:
         while True:
             try:
                 value = call()
-            except Exception as error:  # noqa: BLE001 - the flow decides
+            except BaseException as error:  # noqa: BLE001 - the flow decides
                 call = flow.throw(error)
             else:
                 call = flow.send(value)
@@ -57,7 +57,7 @@ async def drive_async(flow: Flow[T]) -> T:
         while True:
             try:
                 value = await call()
-            except Exception as error:  # noqa: BLE001 - the flow decides
+            except BaseException as error:  # noqa: BLE001 - the flow decides
                 call = flow.throw(error)
             else:
                 call = flow.send(value)
@@ -143,5 +143,5 @@ def describe(error: Exception) -> str:
         hint = "; check ANTHROPIC_API_KEY" if error.status_code == 401 else ""
         return f"{error.status_code} {message}{hint}"
     if isinstance(error, anthropic.APIConnectionError):
-        return f"{error.request.url.host}: {error.message}"
+        return f"{error.request.url.host or error.request.url}: {error.message}"
     return str(error).splitlines()[0] if str(error) else type(error).__name__
