@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import signal
 import threading
@@ -55,7 +56,8 @@ def renew_after_fork(holder: Forking) -> None:
 
 def _close_all() -> None:
     for holder in reversed(list(_closing)):
-        holder.close()
+        with contextlib.suppress(Exception):  # each has its turn, whatever became of the others
+            holder.close()
 
 
 def _close_with_worker(_: object = None) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import bisect
 import contextlib
 import logging
+import math
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +21,7 @@ logger = logging.getLogger(__name__)
 
 DISK_BYTES = 512_000_000
 MEMORY_BYTES = 64_000_000
+_MEASURED_EVERY = 5.0
 _REFUSED = "refused"
 _NO_BODY = "a file holds no body and is left where it is"
 
@@ -63,6 +66,7 @@ class Spool:
         self._owner = Owner(state_dir) if state_dir else None
         self._destination = destination
         self._limit = limit
+        self._taken, self._measured = 0, -math.inf
         self._entries: list[_Entry] = []
         self._said: set[str] = set()
 
@@ -242,10 +246,14 @@ class Spool:
     def _room(self, size: int) -> bool:
         if self._root is None:
             return False
-        taken = self.size
-        if taken + size * 4 // 3 <= self._limit:
+        now, needed = time.monotonic(), size * 4 // 3
+        if now - self._measured > _MEASURED_EVERY:  # to look at all files takes milliseconds
+            self._measured, self._taken = now, self.size
+        if self._taken + needed <= self._limit:
+            self._taken += needed
             return True
-        self._say("it takes no more, newer runs are dropped", f"it holds {taken:,} bytes")
+        self._measured = -math.inf
+        self._say("it takes no more, newer runs are dropped", f"it holds {self._taken:,} bytes")
         return False
 
     def _folder(self, name: str) -> Path:
