@@ -179,9 +179,11 @@ def test_a_refused_batch_leaves_no_intent(
 ) -> None:
     requests = make_requests(5)
     service.api.fail_next("POST", "batches$", status=400)
+    executor = service.executor(state_dir=tmp_path)
     with pytest.raises(Exception, match="400"):
-        service.executor(state_dir=tmp_path).submit(requests)
-    assert unfinished(tmp_path, requests) == []
+        executor.submit(requests)
+    whole = submitting._fingerprint([requests])
+    assert executor.recorder.journal.unfinished(whole, awaited=True) == []
 
 
 def test_one_of_many_claims_is_granted(tmp_path: Path) -> None:

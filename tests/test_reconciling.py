@@ -272,6 +272,7 @@ def test_after_a_refusal_of_a_later_part_an_interrupted_run_goes_on(
     assert run.lack is not None
     assert run.lack.unknown == ()
     next(iter(run))
+    next(iter(executor.start(requests)))
     results = executor.run(requests)
     assert len(results) == 6
     assert list(results.batch_ids) == service.api.batch_ids
@@ -365,12 +366,13 @@ def test_what_never_left_is_no_lost_answer(
     requests = make_requests(2)
     settings = Settings(state_dir=tmp_path)
     with anthropic.Anthropic(**({"base_url": service.api.url, "api_key": "k"} | client)) as wrong:
+        executor = BatchExecutor(wrong, settings=settings)
         with pytest.raises(ConfigurationError, match=reason) as caught:
-            BatchExecutor(wrong, settings=settings).submit(requests)
+            executor.submit(requests)
         assert "lines" not in str(caught.value)
     assert service.api.requests == []
     whole = submitting._fingerprint([requests])
-    assert Journal(tmp_path).unfinished(whole, awaited=True) == []
+    assert executor.recorder.journal.unfinished(whole, awaited=True) == []
 
 
 def test_a_url_of_which_no_client_can_be_made_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
