@@ -53,6 +53,8 @@ class ExecutorBase(Generic[ApiT]):
         self.settings = settings or Settings.from_env()
         self.recorder = BatchRecorder(tracer_provider, meter_provider, self.settings)
         self._on_progress = on_progress
+        self.on_given: Callable[[], None] = lambda: None
+        """Called when results that arrived together were given, before telemetry sees them."""
         self._submitted: dict[str, BatchHandle] = {}
         self._mirror = mirror(self.recorder.provider, self.settings)
 
@@ -158,7 +160,7 @@ class ExecutorBase(Generic[ApiT]):
 
     def _seen(self, handle: BatchHandle) -> Callable[[BatchFacts], flows.Flow[None]]:
         def seen(facts: BatchFacts) -> flows.Flow[None]:
-            if handle.recording is None:
+            if handle.recording is None or handle.recording.missing:
                 handle.recording = self.recorder.start(
                     facts,
                     carriers.context_of(handle.carrier),
@@ -184,7 +186,8 @@ class ExecutorBase(Generic[ApiT]):
 
     def _finish(self, collector: Collector, handle: BatchHandle) -> None:
         collector.finish()
-        if self._mirror is not None and self._mirror.force_flush():
+        sent = self._mirror is not None and self._mirror.force_flush()
+        if sent and collector.complete:
             self.recorder.journal.tell(handle.id, "runs")
 
     def _abandon(self, handle: BatchHandle) -> None:
