@@ -26,21 +26,22 @@ def _boolean(text: str) -> bool:
     return value
 
 
-def _above_zero(what: str) -> Callable[[str], float]:
+def _above_zero(what: str, most: float = math.inf) -> Callable[[str], float]:
     def parse(text: str) -> float:
         try:
             value = float(text)
         except ValueError:
             value = math.nan
-        if not 0 < value < math.inf:
-            raise ValueError(f"use {what} above 0")
+        if not (0 < value <= most and value < math.inf):
+            raise ValueError(f"use {what}")
         return value
 
     return parse
 
 
-_seconds = _above_zero("a number of seconds")
-_dollars = _above_zero("an amount of USD")
+_DAY = 86_400
+_seconds = _above_zero(f"a number of seconds above 0, at most {_DAY:,}", _DAY)
+_dollars = _above_zero("an amount of USD above 0")
 
 
 def _cap(text: str) -> int | None:

@@ -140,19 +140,36 @@ def span_content(
     params: Mapping[str, Any] | None,
     message: Mapping[str, Any] | None,
     redaction: Hook | None = None,
-) -> dict[str, str]:
-    """The content attributes of a span as JSON, as far as they are known and may be told."""
+) -> dict[str, Any]:
+    """The content attributes of a span, messages as JSON, as far as they may be told."""
     known = {
         semconv.GEN_AI_INPUT_MESSAGES: input_messages(params) if params else None,
         semconv.GEN_AI_SYSTEM_INSTRUCTIONS: system_instructions(params) if params else None,
         semconv.GEN_AI_OUTPUT_MESSAGES: output_messages(message) if message else None,
     }
-    told = {name: _dumps(value) for name, value in known.items() if value is not None}
-    if redaction is None:
-        return told
-    # The hook gets a copy: what it changes must not change the caller's request.
-    redacted = {name: redaction(orjson.loads(text)) for name, text in told.items()}
-    return {name: _dumps(value) for name, value in redacted.items() if value is not None}
+    told: dict[str, Any] = {
+        name: _dumps(value) for name, value in known.items() if value is not None
+    }
+    if redaction is not None:
+        # The hook gets a copy: what it changes must not change the caller's request.
+        redacted = {name: redaction(orjson.loads(text)) for name, text in told.items()}
+        told = {name: _dumps(value) for name, value in redacted.items() if value is not None}
+    stops = stop_sequences((params or {}).get("stop_sequences"), redaction)
+    return told | {semconv.GEN_AI_REQUEST_STOP_SEQUENCES: stops} if stops else told
+
+
+def stop_sequences(value: Any, redaction: Hook | None = None) -> list[str]:
+    """A request's stop sequences as far as they may be told: they are words of it."""
+    told = list(value) if isinstance(value, (list, tuple)) else []
+    if told and redaction is not None:
+        told = redaction(told)
+    return [each for each in told if isinstance(each, str)] if isinstance(told, list) else []
+
+
+def error_message(value: str | None, redaction: Hook | None = None) -> str | None:
+    """What was said of a failure as far as it may be told: it may quote the request."""
+    told = redaction(value) if value and redaction is not None else value
+    return told if isinstance(told, str) and told else None
 
 
 def langsmith_inputs(params: Mapping[str, Any]) -> Json:
@@ -181,8 +198,8 @@ def langsmith_outputs(message: Mapping[str, Any]) -> Json:
     blocks = list(_blocks(message.get("content")))
     calls = [block for block in blocks if block.get("type") == "tool_use"]
     if calls:
-        texts = (block.get("text", "") for block in blocks if block.get("type") == "text")
-        outputs["content"] = "".join(texts) or None
+        texts = (block.get("text") for block in blocks if block.get("type") == "text")
+        outputs["content"] = "".join(text for text in texts if isinstance(text, str)) or None
         outputs["tool_calls"] = [
             {
                 "id": call.get("id"),
@@ -237,10 +254,12 @@ def _loads(text: Any) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """Inputs and outputs of one run."""
+    """Inputs and outputs of one run, what was said of its failure, and its stop sequences."""
 
     inputs: Json | None
     outputs: Json | None
+    error: str | None = None
+    stops: list[str] | None = None
 
 
 class ContentStore:
@@ -256,10 +275,17 @@ class ContentStore:
         """A lock that a thread held while its process forked would be held for ever."""
         self._lock = threading.Lock()
 
-    def put(self, span_id: int, inputs: Json | None, outputs: Json | None) -> None:
+    def put(
+        self,
+        span_id: int,
+        inputs: Json | None,
+        outputs: Json | None,
+        error: str | None = None,
+        stops: list[str] | None = None,
+    ) -> None:
         """Keep content until the mirror takes it."""
         with self._lock:
-            self._contents[span_id] = Content(inputs, outputs)
+            self._contents[span_id] = Content(inputs, outputs, error, stops)
             if len(self._contents) > self._size:
                 self._contents.popitem(last=False)
 

@@ -8,14 +8,14 @@ from operator import add, attrgetter
 from typing import Any
 
 from otel_bridge import semconv
+from otel_bridge.jsons import object_of, objects_in
+
+_MOST = 2**40
+"""Beyond any count of tokens; sums of malformed ones must not leave 64 bits."""
 
 
 def _count(value: Any) -> int:
-    return value if type(value) is int and value > 0 else 0
-
-
-def _section(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, dict) else {}
+    return value if type(value) is int and 0 < value < _MOST else 0
 
 
 _ALWAYS_THERE = {semconv.GEN_AI_USAGE_INPUT_TOKENS, semconv.GEN_AI_USAGE_OUTPUT_TOKENS}
@@ -71,25 +71,24 @@ class TokenUsage:
         return any(counts(self))
 
     @classmethod
-    def from_api(cls, usage: Mapping[str, Any] | None) -> TokenUsage:
-        """Read the `usage` object of a message.
+    def from_api(cls, usage: Any) -> TokenUsage:
+        """Read the `usage` object of a message, or whatever stands in its place.
 
         The tokens of beta `compaction` iterations are billed and are not in the top-level
         figures, so they are added. Absent, null and malformed fields count as 0.
         """
+        usage = object_of(usage)
         if not usage:
             return cls()
         total = cls._from_flat(usage)
-        iterations = usage.get("iterations")
-        if isinstance(iterations, list):
-            for step in map(_section, iterations):
-                if step.get("type") == "compaction":
-                    total += cls._from_flat(step)
+        for step in objects_in(usage.get("iterations")):
+            if step.get("type") == "compaction":
+                total += cls._from_flat(step)
         return total
 
     @classmethod
     def _from_flat(cls, usage: Mapping[str, Any]) -> TokenUsage:
-        split = _section(usage.get("cache_creation"))
+        split = object_of(usage.get("cache_creation"))
         ephemeral_5m = _count(split.get("ephemeral_5m_input_tokens"))
         ephemeral_1h = _count(split.get("ephemeral_1h_input_tokens"))
         return cls(
@@ -99,8 +98,8 @@ class TokenUsage:
             ephemeral_5m,
             ephemeral_1h,
             _count(usage.get("output_tokens")),
-            _count(_section(usage.get("output_tokens_details")).get("thinking_tokens")),
-            _count(_section(usage.get("server_tool_use")).get("web_search_requests")),
+            _count(object_of(usage.get("output_tokens_details")).get("thinking_tokens")),
+            _count(object_of(usage.get("server_tool_use")).get("web_search_requests")),
         )
 
     def to_attributes(self, *, legacy: bool = True) -> dict[str, int]:

@@ -186,26 +186,37 @@ def test_a_call_becomes_a_native_run(service: Any, name: str) -> None:
     assert run["name"] == "ChatAnthropic"
     assert (metadata["ls_provider"], metadata["ls_model_type"]) == ("anthropic", "chat")
     assert (metadata["ls_model_name"], metadata["ls_max_tokens"]) == (MODEL, 100)
-    if name not in ("native", "openllmetry"):  # these two do not tell
-        assert metadata["ls_stop"] == ["END"]
+    assert "ls_stop" not in metadata, "stop sequences are content"
+    assert "END" not in str(run)
     assert "error" not in run
 
 
+@pytest.mark.parametrize("name", [n for n in ALONE if n != "openllmetry"])  # which does not tell
+def test_stop_sequences_go_with_content(service: Any, name: str) -> None:
+    with instrumented(service, name, native=False, langsmith_content=True) as client:
+        call(client, 1, "create")
+    (run,) = llm_runs(service)
+    assert run["extra"]["metadata"]["ls_stop"] == ["END"]
+
+
+@pytest.mark.parametrize("content", [False, True])
 @pytest.mark.parametrize("name", ["native", *ALONE])
 @pytest.mark.parametrize("native", [True, False])
 def test_a_failed_call_is_an_error_and_counts_nothing(
-    service: Any, name: str, native: bool
+    service: Any, name: str, native: bool, content: bool
 ) -> None:
     service.api.fail_next("POST", "/v1/messages", status=529)
+    native = native or name == "native"
     with (
-        instrumented(service, name, native=native or name == "native") as client,
+        instrumented(service, name, native=native, langsmith_content=content) as client,
         pytest.raises(anthropic.APIStatusError),
     ):
         call(client, 1, "create")
     runs = service.langsmith.runs.values()
     assert runs
     for run in runs:
-        assert run["error"]
+        assert run["error"] != "error", "the type is always told"
+        assert content or "simulated 529" not in str(run), "what the API says is content"
         assert "usage_metadata" not in run["extra"]["metadata"]
 
 

@@ -83,9 +83,9 @@ def test_runs_look_as_the_native_wrapper_makes_them(service: Any, make_requests:
             "ls_model_name": request["params"]["model"],
             "ls_temperature": 0.2,
             "ls_max_tokens": 100,
-            "ls_stop": ["END"],
         }.items()
     )
+    assert "ls_stop" not in metadata, "stop sequences are content"
     told = metadata["usage_metadata"]
     assert told["input_tokens"] == usage.total_input_tokens
     assert told["output_tokens"] == usage.output_tokens
@@ -133,10 +133,15 @@ def test_the_batch_run_tells_counts_and_totals(service: Any, make_requests: Make
 
 
 def test_failed_requests_have_an_error(service: Any, make_requests: Make) -> None:
-    request = {**make_requests(1)[0], "custom_id": "a-errored-1"}
-    error = service.executor().run([request])["a-errored-1"].error.error
-    (run,) = runs_of(service, "llm")
-    assert run["error"] == f"{error.type}: {error.message}"
+    requests = [
+        {**request, "custom_id": custom_id}
+        for request, custom_id in zip(make_requests(2), ("a-errored-1", "a-expired-1"), strict=True)
+    ]
+    error = service.executor().run(requests)["a-errored-1"].error.error
+    told = {run["error"] for run in runs_of(service, "llm")}
+    assert told == {error.type, "expired"}, "what the API says of it may quote the request"
+    (batch,) = runs_of(service, "chain")
+    assert batch["error"] == "no_request_succeeded: no request of the batch succeeded"
 
 
 def test_plain_bodies_where_zstd_is_not_taken(service: Any, make_requests: Make) -> None:

@@ -11,6 +11,7 @@ PACKAGE = Path(otel_bridge.__file__).parent
 
 FLOORS = {
     "errors": 0,
+    "jsons": 0,
     "semconv": 0,
     "version": 0,
     "ours": 0,

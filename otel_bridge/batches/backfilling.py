@@ -70,6 +70,12 @@ def _state(batch: Any, facts: BatchFacts, known: Callable[[str], bool]) -> State
     return "gone" if batch.archived_at else None
 
 
+def told_of(handle: BatchHandle, count: int) -> Backfilled:
+    """What a batch came to of which `count` results were read."""
+    lack = handle.recording.lack if handle.recording else None
+    return Backfilled(handle.id, "failed" if lack else "told", count, lack)
+
+
 def shifted(handle: BatchHandle, facts: BatchFacts) -> None:
     """Have the batch's spans and runs lie within the last day, as whole days later.
 

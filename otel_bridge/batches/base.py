@@ -54,6 +54,8 @@ class ExecutorBase(Generic[ApiT]):
         self.settings = settings or Settings.from_env()
         self.recorder = BatchRecorder(tracer_provider, meter_provider, self.settings)
         self._on_progress = on_progress
+        self.on_given: Callable[[], None] = lambda: None
+        """Called when results that arrived together were given, before telemetry sees them."""
         self._submitted: dict[str, BatchHandle] = {}
         self._meter_provider = meter_provider
 
@@ -173,7 +175,7 @@ class ExecutorBase(Generic[ApiT]):
             created = handle.adopted
             if handle.adopted and facts.status == "ended":
                 yield from self._verify(handle)
-            if handle.recording is not None:
+            if handle.recording is not None and not handle.recording.missing:
                 handle.recording.update(facts)
             elif not handle.adopted:
                 self._mirror()
@@ -212,7 +214,7 @@ class ExecutorBase(Generic[ApiT]):
     def _finish(self, collector: Collector, handle: BatchHandle) -> None:
         collector.finish()
         mirrored = self._mirror()
-        if mirrored is not None and mirrored.force_flush():
+        if mirrored is not None and mirrored.force_flush() and collector.complete:
             self.recorder.journal.tell(handle.id, "runs")
 
     def _abandon(self, handle: BatchHandle) -> None:

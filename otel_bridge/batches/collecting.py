@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import anthropic
 import httpx2
-import orjson
 
+from otel_bridge.batches.flows import describe
 from otel_bridge.batches.results import BatchResult
-from otel_bridge.telemetry import DUPLICATE, MISSING, Tally
+from otel_bridge.errors import BatchError
+from otel_bridge.telemetry import Pass, Tally
 
 if TYPE_CHECKING:
     from otel_bridge.batches.api import SyncApi
@@ -37,8 +38,8 @@ class Collector:
         if recording.tally is None:
             recording.tally = Tally(facts.request_count, handle.params)
         self._tally = recording.tally
-        self._since = self._tally.current
-        self._duplicates = 0
+        self._since = self._tally.passes
+        self.begin()
 
     @property
     def complete(self) -> bool:
@@ -47,47 +48,60 @@ class Collector:
 
     def begin(self) -> None:
         """The results are read from their start."""
-        self._tally.current += 1
-        self._duplicates = 0
+        self._pass = Pass(self._tally)
 
     def take(self, lines: Iterable[bytes]) -> list[BatchResult]:
-        """Decode and record lines, but for those that are blank, cut or repeats."""
+        """Decode lines, but for those that are blank, cut or repeats; `record` tells of them."""
         return [result for result in map(self._take, lines) if result is not None]
 
     def _take(self, raw: bytes) -> BatchResult | None:
-        if not raw.strip():
-            return None
         try:
-            line = orjson.loads(raw)
-        except orjson.JSONDecodeError:
-            line = None
-        if not isinstance(line, dict):
-            logger.warning("A line of batch %s's results is cut or malformed", self._facts.id)
+            line = self._pass.take(raw)
+        except ValueError:
+            logger.warning("A line of batch %s's results is cut or no JSON", self._facts.id)
             return None
-        custom_id = str(line.get("custom_id"))
-        before = self._tally.take(custom_id)
-        if not before:
-            requested = self._tally.requested(custom_id)
-            self._recording.result(line, self._params.get(custom_id), requested=requested)
-        elif before > self._since:
-            self._duplicates += before == self._tally.current
+        if line is None:
             return None
-        return BatchResult(line, raw.rstrip(b"\r"), self._facts.created_at)
+        if not line.before:
+            self._tally.unrecorded.append(line)
+        elif line.before > self._since:
+            return None
+        return BatchResult(line.value, raw.rstrip(b"\r"), self._facts.created_at)
+
+    def record(self) -> None:
+        """Have telemetry know what was taken, which may wait for a slow backend."""
+        waiting = self._tally.unrecorded
+        while waiting:
+            line = waiting.popleft()
+            self._recording.result(
+                line.value,
+                self._params.get(line.custom_id),
+                requested=self._tally.requested(line.custom_id),
+            )
 
     def finish(self) -> None:
         """All was read that can be."""
-        self._recording.unaccounted(DUPLICATE, self._duplicates, "repeated_custom_id")
-        self._recording.unaccounted(MISSING, self._tally.missing, "missing_result")
-        self._recording.end(self._facts)
+        self.record()
+        self._recording.end(
+            self._facts, duplicates=self._pass.duplicates, missing=self._tally.missing
+        )
 
 
-def read_all(collector: Collector, api: SyncApi, batch_id: str) -> Iterator[BatchResult]:
-    """Every result once; a short or broken stream is read again from its start."""
+def read_all(
+    collector: Collector, api: SyncApi, batch_id: str, given: Callable[[], None]
+) -> Iterator[BatchResult]:
+    """Every result once; a short or broken stream is read again from its start.
+
+    `given` is called when all that arrived together was given, before it is recorded.
+    """
     for attempt in range(READS):
-        collector.begin()
+        if attempt:
+            collector.begin()
         try:
             for arrived in api.lines(batch_id):
                 yield from collector.take(arrived)
+                given()
+                collector.record()
         except READ_FAULTS as error:
             again_or_raise(collector, attempt, error)
         if collector.complete:
@@ -101,3 +115,11 @@ def again_or_raise(collector: Collector, attempt: int, error: Exception) -> None
     if attempt + 1 == READS and not collector.complete:
         raise error
     logger.warning("Reading results broke off (%s)", type(error).__name__)
+
+
+def unreadable(batch_id: str, error: Exception) -> BatchError:
+    """What to raise when the last read failed."""
+    return BatchError(
+        f"results of batch {batch_id} cannot be read: {describe(error)}; "
+        f"`otel-bridge collect {batch_id}` reads them again"
+    )

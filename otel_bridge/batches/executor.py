@@ -13,9 +13,15 @@ import httpx2
 
 from otel_bridge.batches import flows
 from otel_bridge.batches.api import AsyncApi, SyncApi
-from otel_bridge.batches.backfilling import Backfilled, due, shifted
+from otel_bridge.batches.backfilling import Backfilled, due, shifted, told_of
 from otel_bridge.batches.base import AsyncProgress, Progress
-from otel_bridge.batches.collecting import READ_FAULTS, READS, again_or_raise, read_all
+from otel_bridge.batches.collecting import (
+    READ_FAULTS,
+    READS,
+    again_or_raise,
+    read_all,
+    unreadable,
+)
 from otel_bridge.batches.handle import BatchHandle
 from otel_bridge.batches.refusals import never_sent
 from otel_bridge.batches.requests import Request, validate_requests
@@ -80,6 +86,9 @@ class BatchExecutor(Structuring):
     def collect(self, batch: BatchHandle | str) -> Iterator[BatchResult]:
         """Wait for the batch and stream its results; telemetry is complete at the end.
 
+        Results are given before they are recorded, so that no backend can keep them back. Where
+        the API gives too few, there is a warning; collecting the batch again completes it.
+
         Raises BatchNotFoundError for an unknown id, BatchError when it cannot be read.
         """
         handle = self._handle(batch)
@@ -92,12 +101,10 @@ class BatchExecutor(Structuring):
         try:
             facts = flows.drive(flows.wait(self.api, handle, self.settings, self._seen(handle)))
             collector = self._collector(handle, facts)
-            yield from read_all(collector, self.api, handle.id)
+            yield from read_all(collector, self.api, handle.id, self.on_given)
             self._finish(collector, handle)
         except READ_FAULTS as error:
-            raise BatchError(
-                f"results of batch {handle.id} cannot be read: {flows.describe(error)}"
-            ) from error
+            raise unreadable(handle.id, error) from error
         finally:
             self._abandon(handle)
         self._submitted.pop(handle.id, None)
@@ -142,7 +149,7 @@ class BatchExecutor(Structuring):
             except BatchError as error:
                 yield Backfilled(facts.id, "failed", facts.request_count, str(error))
             else:
-                yield Backfilled(facts.id, "told", count)
+                yield told_of(handle, count)
 
 
 class AsyncBatchExecutor(AsyncStructuring):
@@ -191,12 +198,15 @@ class AsyncBatchExecutor(AsyncStructuring):
             )
             collector = self._collector(handle, facts)
             for attempt in range(READS):
-                collector.begin()
+                if attempt:
+                    collector.begin()
                 try:
                     async for arrived in self.api.lines(handle.id):
-                        # On a thread: recording may wait for a slow backend, the loop must not.
-                        for result in await asyncio.to_thread(collector.take, arrived):
+                        for result in collector.take(arrived):
                             yield result
+                        self.on_given()
+                        # On a thread: recording may wait for a slow backend, the loop must not.
+                        await asyncio.to_thread(collector.record)
                 except READ_FAULTS as error:
                     again_or_raise(collector, attempt, error)
                 if collector.complete:
@@ -205,9 +215,7 @@ class AsyncBatchExecutor(AsyncStructuring):
                     await self.api.sleep(2.0**attempt)
             await asyncio.to_thread(self._finish, collector, handle)
         except READ_FAULTS as error:
-            raise BatchError(
-                f"results of batch {handle.id} cannot be read: {flows.describe(error)}"
-            ) from error
+            raise unreadable(handle.id, error) from error
         finally:
             self._abandon(handle)
         self._submitted.pop(handle.id, None)
@@ -247,7 +255,7 @@ class AsyncBatchExecutor(AsyncStructuring):
             except BatchError as error:
                 yield Backfilled(facts.id, "failed", facts.request_count, str(error))
             else:
-                yield Backfilled(facts.id, "told", count)
+                yield told_of(handle, count)
 
 
 ClientT = TypeVar("ClientT", anthropic.Anthropic, anthropic.AsyncAnthropic)

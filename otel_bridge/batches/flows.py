@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import anthropic
 
+from otel_bridge.batches.handle import BatchHandle, check_id
 from otel_bridge.errors import (
     BatchError,
     BatchNotFoundError,
@@ -23,7 +24,6 @@ from otel_bridge.telemetry import BatchFacts
 
 if TYPE_CHECKING:
     from otel_bridge.batches.api import AsyncApi, SyncApi
-    from otel_bridge.batches.handle import BatchHandle
     from otel_bridge.config import Settings
 
 logger = logging.getLogger(__name__)
@@ -102,13 +102,13 @@ def wait(
         except anthropic.APIStatusError as error:
             faults += 1
             if faults >= _FAULTS_IN_A_ROW or error.status_code < 429:
-                raise BatchError(f"batch {batch_id} cannot be read: {describe(error)}") from error
+                raise _unreadable(batch_id, error) from error
         except TypeError as error:
             raise credentials_error(error) from error
         except anthropic.APIConnectionError as error:
             faults += 1
             if not known or faults >= _FAULTS_IN_A_ROW:
-                raise BatchError(f"batch {batch_id} cannot be read: {describe(error)}") from error
+                raise _unreadable(batch_id, error) from error
         else:
             faults = not_found = 0
             known = True
@@ -120,8 +120,21 @@ def wait(
         pause = min(pause * 1.5, max(settings.poll_max_interval, settings.poll_interval))
 
 
-def ask(call: Call, batch_id: str = "") -> Flow[Any]:
-    """Make one call. Raises BatchNotFoundError for an unknown `batch_id`, else BatchError."""
+def _unreadable(batch_id: str, error: Exception) -> BatchError:
+    return BatchError(
+        f"batch {batch_id} cannot be read: {describe(error)}; "
+        f"`otel-bridge collect {batch_id}` tries again"
+    )
+
+
+def ask(call: Call, batch_id: str | None = None) -> Flow[Any]:
+    """Make one call.
+
+    Raises BatchNotFoundError for an unknown `batch_id`, ConfigurationError for an empty one, else
+    BatchError.
+    """
+    if batch_id is not None:
+        check_id(batch_id)
     try:
         return (yield call)
     except anthropic.NotFoundError as error:

@@ -36,6 +36,9 @@ class BatchHandle:
     shift: timedelta = field(default=timedelta(0), repr=False, compare=False)
     """How much later than it ran its spans are to lie."""
 
+    def __post_init__(self) -> None:
+        check_id(self.id)
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form for another process; it holds no content of requests."""
         return {
@@ -48,15 +51,34 @@ class BatchHandle:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> BatchHandle:
         """Read what `to_dict` wrote. Raises ConfigurationError when it is something else."""
-        batch_id = data.get("id")
-        if not isinstance(batch_id, str) or not batch_id:
-            raise ConfigurationError(
-                "not a batch handle: `id` is missing; pass what to_dict() gave"
-            )
+        if not isinstance(data, Mapping):
+            raise _no_handle("it is no object")
+        for name, kind in _FIELDS.items():
+            value = data.get(name)
+            if not (isinstance(value, kind) or (value is None and name != "id")):
+                raise _no_handle(f"`{name}` is {'missing' if value is None else 'malformed'}")
         carrier = data.get("carrier") or {}
         return cls(
-            batch_id,
-            int(data.get("request_count") or 0),
+            data["id"],
+            data.get("request_count") or 0,
             {str(key): str(value) for key, value in carrier.items()},
-            tuple(data.get("models") or ()),
+            tuple(map(str, data.get("models") or ())),
         )
+
+
+_FIELDS: dict[str, type | tuple[type, ...]] = {
+    "id": str,
+    "request_count": int,
+    "carrier": Mapping,
+    "models": (list, tuple),
+}
+
+
+def _no_handle(why: str) -> ConfigurationError:
+    return ConfigurationError(f"not a batch handle: {why}; pass what to_dict() gave")
+
+
+def check_id(batch_id: str) -> None:
+    """Raise ConfigurationError for an id that can be no batch's."""
+    if not batch_id.strip():
+        raise ConfigurationError("the batch id is empty; pass the id that submitting gave")

@@ -10,7 +10,18 @@ from typing import Any, TypeVar
 from anthropic.types import ErrorResponse, Message
 from anthropic.types.messages import MessageBatchIndividualResponse
 
+from otel_bridge.jsons import object_of, text_of
 from otel_bridge.pricing import Cost, price
+from otel_bridge.telemetry import (
+    ERRORED,
+    OUTCOMES,
+    SUCCEEDED,
+    UNKNOWN,
+    error_of,
+    kind_of,
+    model_of,
+    tier_of,
+)
 from otel_bridge.usage import TokenUsage
 
 
@@ -22,25 +33,29 @@ class BatchResult:
         self.raw = raw
         """The API's own line, without its end."""
         self._line = line
-        self._result: Mapping[str, Any] = line.get("result") or {}
+        self._result = object_of(line.get("result"))
 
     def __repr__(self) -> str:
         return f"BatchResult(custom_id={self.custom_id!r}, type={self.type!r})"
 
     @property
     def custom_id(self) -> str:
-        """The request's id."""
+        """The request's id, one of ours where the API's line has none."""
         return str(self._line.get("custom_id"))
 
     @property
     def type(self) -> str:
-        """`succeeded`, `errored`, `canceled`, `expired`, or what the API says that is newer."""
-        return str(self._result.get("type"))
+        """`succeeded`, `errored`, `canceled`, `expired`, or what the API says that is newer.
+
+        `unknown` where it says none of these.
+        """
+        kind, told = kind_of(self._result), text_of(self._result.get("type"))
+        return told if kind == UNKNOWN and told and told not in OUTCOMES else kind
 
     @property
     def succeeded(self) -> bool:
         """Whether there is a message."""
-        return self.type == "succeeded" and isinstance(self._result.get("message"), Mapping)
+        return self.type == SUCCEEDED
 
     @cached_property
     def message(self) -> Message | None:
@@ -50,15 +65,13 @@ class BatchResult:
     @cached_property
     def error(self) -> ErrorResponse | None:
         """The API's error of an errored request as the SDK's type."""
-        error = self._result.get("error")
-        return ErrorResponse.construct(**error) if isinstance(error, Mapping) else None
+        error = object_of(self._result.get("error"))
+        return ErrorResponse.construct(**error) if error else None
 
     @property
     def error_type(self) -> str | None:
         """The type of the API's error, None unless the request errored."""
-        envelope = self._result.get("error")
-        error = envelope.get("error") if isinstance(envelope, Mapping) else None
-        return str(error.get("type")) if isinstance(error, Mapping) else None
+        return error_of(self._result)[0] if self.type == ERRORED else None
 
     @cached_property
     def usage(self) -> TokenUsage:
@@ -71,11 +84,11 @@ class BatchResult:
         if not self.succeeded:
             return Cost()
         message = self._result["message"]
-        tier = (message.get("usage") or {}).get("service_tier") or "batch"
-        return price(self.usage, str(message.get("model") or ""), tier=tier, at=self._at)
+        tier = tier_of(message) or "batch"
+        return price(self.usage, model_of(message), tier=tier, at=self._at)
 
     def to_dict(self) -> Mapping[str, Any]:
-        """The API's line, decoded; not a copy."""
+        """The API's line, decoded; not a copy. With a custom id of ours where it has none."""
         return self._line
 
     def to_sdk(self) -> MessageBatchIndividualResponse:

@@ -15,8 +15,9 @@ from otel_bridge.batches.requests import Request, validate_requests
 from otel_bridge.batches.results import BatchResult, BatchResults, ById
 from otel_bridge.batches.schemas import Schema
 from otel_bridge.errors import RequestsError
+from otel_bridge.jsons import object_of, objects_in, text_of
 from otel_bridge.pricing import Cost
-from otel_bridge.telemetry import Structured
+from otel_bridge.telemetry import ERRORED, Structured, error_of
 from otel_bridge.usage import TokenUsage
 
 T = TypeVar("T")
@@ -194,9 +195,10 @@ class Plan(Generic[T]):
 
     def _answer(self, result: BatchResult) -> str | bytes:
         message = result.to_dict()["result"]["message"]
-        blocks = message.get("content") or ()
+        blocks = objects_in(message.get("content"))
         if self._tool is None:
-            return "".join(each.get("text", "") for each in blocks if each.get("type") == "text")
+            texts = (text_of(each.get("text")) for each in blocks if each.get("type") == "text")
+            return "".join(filter(None, texts))
         for each in blocks:
             if each.get("type") == "tool_use" and each.get("name") == self._tool:
                 return orjson.dumps(each.get("input"))
@@ -206,10 +208,9 @@ class Plan(Generic[T]):
 def _failure(result: BatchResult) -> Failure | None:
     """Why there is no answer to validate, None when there is one."""
     if not result.succeeded:
-        if result.type == "errored":
-            envelope = result.to_dict()["result"].get("error") or {}
-            error = envelope.get("error") or {}
-            return Failure("errored", f"{result.error_type}: {error.get('message')}")
+        told = object_of(result.to_dict().get("result"))
+        if result.type == ERRORED:
+            return Failure(ERRORED, ": ".join(filter(None, error_of(told))))
         said = {
             "expired": "the batch expired before the request was sent to a model",
             "canceled": "the batch was canceled before the request was sent to a model",
@@ -221,8 +222,8 @@ def _failure(result: BatchResult) -> Failure | None:
     answer = result.to_dict()["result"]["message"]
     stop = answer.get("stop_reason")
     if stop == "refusal":
-        details = answer.get("stop_details") or {}
-        return Failure("refusal", str(details.get("explanation") or "the model refused to answer"))
+        why = text_of(object_of(answer.get("stop_details")).get("explanation"))
+        return Failure("refusal", why or "the model refused to answer")
     if stop in _CUT:
         tokens = result.usage.output_tokens
         return Failure("truncated", f"the answer was cut after {tokens} tokens ({stop})")

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import sys
+
+from otel_bridge.errors import ConfigurationError
 
 
 def main() -> None:
     """Run the command line; exit status 0 done, 1 failed, 2 wrong usage or configuration."""
+    from otel_bridge.cli.environment import check_propagators  # noqa: PLC0415 - for a command alone
+
+    try:
+        # OpenTelemetry fails to be imported with a wrong one.
+        check_propagators(os.environ)
+    except ConfigurationError as error:
+        print(f"otel-bridge: {error}", file=sys.stderr)  # noqa: T201 - nothing else is there yet
+        sys.exit(2)
     try:
         from otel_bridge.cli.commands import cli  # noqa: PLC0415 - its libraries are an extra
     except ModuleNotFoundError as error:

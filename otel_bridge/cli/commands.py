@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import sys
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -35,7 +36,10 @@ from otel_bridge.errors import (
     ConfigurationError,
     PartialSubmissionError,
 )
+from otel_bridge.jsons import object_of
 from otel_bridge.version import __version__
+
+logger = logging.getLogger(__name__)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -65,7 +69,7 @@ def run(
 ) -> None:
     """Run the requests in FILE (JSONL, - for stdin): submit, wait, collect, emit."""
     requests = read_requests(file)
-    check_output(output, as_json=as_json)
+    check_output(output, as_json=as_json, source=file)
     session = Session(as_json=as_json, max_cost=max_cost)
     with session.creating():
         run = session.executor.start(requests, new=new)
@@ -115,7 +119,7 @@ def submit(file: str, max_cost: float | None, new: bool, as_json: bool) -> None:
 def collect(batch: str, output: str | None, as_json: bool, fail_on_error: bool) -> None:
     """Wait for BATCH and collect it: a batch id, or the file that `submit --json` wrote."""
     handles = _handles(batch)
-    check_output(output, as_json=as_json)
+    check_output(output, as_json=as_json, source=batch)
     session = Session(as_json=as_json)
     results = itertools.chain.from_iterable(map(session.executor.collect, handles))
     outcomes = session.write(results, handles, output)
@@ -128,26 +132,46 @@ def _failed(outcomes: Mapping[str, int]) -> bool:
 
 
 def _to_go_on(lack: PartialSubmissionError) -> PartialSubmissionError:
-    """The same, with the rest of the requests in a file, unless it is to be run as a whole."""
+    """The same, with the rest of the requests in a file, here or where temporary files are.
+
+    Unless it is to be run as a whole.
+    """
     if lack.unknown:
         return lack
-    path = Path(f"{lack.handles[0].id}.unsubmitted.jsonl")
-    with path.open("wb") as file:
-        file.writelines(orjson.dumps(each) + b"\n" for each in lack.unsubmitted)
-    return PartialSubmissionError(f"{lack}; submit {path} to go on", lack.handles, lack.unsubmitted)
+    first = lack.unsubmitted[0]["custom_id"]
+    then = f"submit the requests from {first!r} on to go on"
+    for folder in (Path(), Path(tempfile.gettempdir())):
+        path = folder / f"{lack.handles[0].id}.unsubmitted.jsonl"
+        try:
+            path.touch(mode=0o600)
+            with path.open("wb") as file:
+                file.writelines(orjson.dumps(each) + b"\n" for each in lack.unsubmitted)
+        except OSError as error:
+            logger.warning("%s cannot be written (%s)", path, error.strerror)
+            continue
+        then = f"submit {path} to go on"
+        break
+    return PartialSubmissionError(f"{lack}; {then}", lack.handles, lack.unsubmitted)
 
 
 def _handles(batch: str) -> list[BatchHandle]:
     path = Path(batch)
-    if not path.is_file():
+    if not batch or not path.is_file():
         return [BatchHandle(batch, 0)]
     try:
-        data = orjson.loads(path.read_bytes())
-        return [BatchHandle.from_dict(each) for each in data["handles"]]
-    except (orjson.JSONDecodeError, KeyError, TypeError, OSError) as error:
-        raise ConfigurationError(
-            f"{batch}: not what `otel-bridge submit --json` writes; pass that file or a batch id"
-        ) from error
+        told = object_of(orjson.loads(path.read_bytes())).get("handles")
+        handles = [BatchHandle.from_dict(each) for each in told] if isinstance(told, list) else []
+    except (orjson.JSONDecodeError, ConfigurationError, OSError) as error:
+        raise _no_handles(batch) from error
+    if not handles:
+        raise _no_handles(batch)
+    return handles
+
+
+def _no_handles(batch: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"{batch}: not what `otel-bridge submit --json` writes; pass that file or a batch id"
+    )
 
 
 @cli.command()

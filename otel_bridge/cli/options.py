@@ -93,9 +93,14 @@ class Ago(click.ParamType[Any]):
         return datetime.now(UTC) - int(match[1]) * _UNITS[match[2]]
 
 
-def check_output(output: str | None, *, as_json: bool) -> None:
+def check_output(output: str | None, *, as_json: bool, source: str = "-") -> None:
+    """Raise ConfigurationError where results cannot be written, or would replace their source."""
     if output is None and not as_json:
         return
+    if output is not None and _same(output, source):
+        raise ConfigurationError(
+            f"{output}: results would overwrite what is read; choose another --output"
+        )
     is_parquet(output)
     place = Path(output or ".")
     try:
@@ -109,11 +114,22 @@ def check_output(output: str | None, *, as_json: bool) -> None:
         ) from error
 
 
+def _same(one: str, other: str) -> bool:
+    try:
+        return Path(one).samefile(other)
+    except OSError:
+        return False
+
+
 def leave(status: int) -> NoReturn:
     """Leave without the SDK's own exit handlers, which wait for a dead backend once more."""
     telemetry = click.get_current_context().obj
     if telemetry is not None:
-        telemetry.finish(patience=5.0)
+        try:
+            telemetry.finish(patience=5.0)
+        except KeyboardInterrupt:
+            click.echo("otel-bridge: interrupted again; telemetry is left unsent", err=True)
+            status = status or FAILED
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)

@@ -115,7 +115,7 @@ class Summary:
         known = [cost for cost in costs if cost is not None]
         return cls(
             [handle.id for handle in handles],
-            sum(each.facts.request_count for each in recordings if each.attempt == 1),
+            sum(each.facts.request_count for each in first_attempts(handles)),
             attempts,
             {**dict.fromkeys(OUTCOMES, 0), **outcomes},
             usage,
@@ -138,6 +138,13 @@ class Summary:
             "langsmith_run_url": self.run_url,
             "backends": {backend.name.lower(): backend.to_dict() for backend in self.backends},
         }
+
+
+def first_attempts(handles: Sequence[BatchHandle]) -> list[BatchRecording]:
+    """The recordings of batches that no other one of them was tried before."""
+    recordings = [handle.recording for handle in handles if handle.recording]
+    first = min((each.attempt for each in recordings), default=1)
+    return [each for each in recordings if each.attempt == first]
 
 
 def usage_dict(usage: TokenUsage) -> dict[str, int]:

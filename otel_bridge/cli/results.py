@@ -5,16 +5,25 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from otel_bridge.errors import ConfigurationError
+from otel_bridge.jsons import objects_in, text_of
 from otel_bridge.usage import TokenUsage
 
 if TYPE_CHECKING:
     from otel_bridge.batches import BatchResult
 
-Write = Callable[["BatchResult"], None]
+
+@dataclass(frozen=True, slots=True)
+class Sink:
+    """Where results go: `write` takes one, `flush` puts what was written on disk."""
+
+    write: Callable[[BatchResult], None]
+    flush: Callable[[], None]
+
 
 _ROWS_PER_GROUP = 10_000
 _TOKENS = tuple(TokenUsage.__dataclass_fields__)
@@ -35,26 +44,34 @@ def is_parquet(path: str | None) -> bool:
 
 
 @contextlib.contextmanager
-def results_file(path: str | None) -> Iterator[Write]:
-    """How to write a result: to a file of JSON lines or Parquet by its name, or to stdout."""
+def results_file(path: str | None) -> Iterator[Sink]:
+    """A file of JSON lines or Parquet by its name, or stdout.
+
+    A Parquet file is whole when it is closed, and nothing before.
+    """
     if path is None:
-        yield lambda result: _line(sys.stdout.buffer, result)
-        sys.stdout.buffer.flush()
+        sink = _lines(sys.stdout.buffer)
+        yield sink
+        sink.flush()
         return
     if is_parquet(path):
-        with _parquet(path) as write:
-            yield write
+        with _parquet(path) as sink:
+            yield sink
         return
     with Path(path).open("wb") as file:
-        yield lambda result: _line(file, result)
+        yield _lines(file)
 
 
-def _line(file: Any, result: BatchResult) -> None:
+def _lines(file: IO[bytes]) -> Sink:
+    return Sink(lambda result: _line(file, result), file.flush)
+
+
+def _line(file: IO[bytes], result: BatchResult) -> None:
     file.write(result.raw + b"\n")
 
 
 @contextlib.contextmanager
-def _parquet(path: str) -> Iterator[Write]:
+def _parquet(path: str) -> Iterator[Sink]:
     import pyarrow as pa  # noqa: PLC0415 - an extra
     from pyarrow import parquet  # noqa: PLC0415 - an extra
 
@@ -79,23 +96,23 @@ def _parquet(path: str) -> Iterator[Write]:
             if len(rows) == _ROWS_PER_GROUP:
                 flush()
 
-        yield write
+        yield Sink(write, lambda: None)
         flush()
 
 
 def _row(result: BatchResult) -> dict[str, Any]:
     message = result.to_dict()["result"]["message"] if result.succeeded else {}
     texts = [
-        block.get("text", "")
-        for block in message.get("content") or ()
+        text_of(block.get("text")) or ""
+        for block in objects_in(message.get("content"))
         if block.get("type") == "text"
     ]
     return {
         "custom_id": result.custom_id,
         "type": result.type,
         "error_type": result.error_type,
-        "model": message.get("model"),
-        "stop_reason": message.get("stop_reason"),
+        "model": text_of(message.get("model")),
+        "stop_reason": text_of(message.get("stop_reason")),
         "text": "".join(texts) if message else None,
         **{name: getattr(result.usage, name) for name in _TOKENS},
         "cost_usd": result.cost.total_cost if result.cost is not None else None,

@@ -19,6 +19,7 @@ from rich.console import Console
 
 from otel_bridge.batches import BatchExecutor, BatchHandle, BatchResult, Request
 from otel_bridge.cli import render
+from otel_bridge.cli.render import first_attempts
 from otel_bridge.cli.results import results_file
 from otel_bridge.cli.telemetry import Telemetry
 from otel_bridge.config import Settings
@@ -29,6 +30,7 @@ from otel_bridge.errors import (
     PartialSubmissionError,
     SubmissionAmbiguousError,
 )
+from otel_bridge.telemetry import MISSING, OUTCOMES, UNKNOWN
 
 
 class TerminatedError(KeyboardInterrupt):
@@ -85,15 +87,16 @@ class Session:
     ) -> Counter[str]:
         """Write each result as it is read, so that nothing of telemetry can keep it back.
 
-        Returns the number of results by type; `batches` may grow meanwhile.
+        Returns the number of requests by outcome; `batches` may grow meanwhile.
         """
         outcomes: Counter[str] = Counter()
         self.output = output or (f"{batches[0].id}.jsonl" if self.as_json else None)
         try:
-            with results_file(self.output) as write, self.progress:
+            with results_file(self.output) as sink, self.progress:
+                self.executor.on_given = sink.flush
                 for result in results:
-                    write(result)
-                    outcomes[result.type] += 1
+                    sink.write(result)
+                    outcomes[result.type if result.type in OUTCOMES else UNKNOWN] += 1
         except KeyboardInterrupt as stop:
             self._interrupted(batches, stop)
         except (BatchNotFoundError, SubmissionAmbiguousError):
@@ -106,6 +109,8 @@ class Session:
                 f"{self.output or 'stdout'}: results cannot be written ({reason}); "
                 f"{_again(batches, 'the results')} again"
             ) from error
+        if missing := sum(each.missing for each in first_attempts(batches)):
+            outcomes[MISSING] = missing
         return outcomes
 
     def _interrupted(self, batches: list[BatchHandle], stop: KeyboardInterrupt) -> NoReturn:
@@ -140,9 +145,10 @@ class Session:
             click.echo(orjson.dumps({**summary.to_dict(), "output": self.output}))
         else:
             render.print_summary(self.console, summary)
-        for report in reports:
-            if report.complaint:
-                click.echo(f"otel-bridge: {report.complaint}", err=True)
+        lacks = [batch.recording.lack for batch in batches if batch.recording]
+        for complaint in [*lacks, *(report.complaint for report in reports)]:
+            if complaint:
+                click.echo(f"otel-bridge: {complaint}", err=True)
 
 
 def _again(batches: list[BatchHandle], what: str = "") -> str:

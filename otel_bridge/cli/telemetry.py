@@ -26,6 +26,8 @@ from opentelemetry.sdk.trace.export import (
     SpanExportResult,
 )
 
+from otel_bridge.cli.environment import check_exporters
+from otel_bridge.errors import ConfigurationError
 from otel_bridge.langsmith import LangSmithSpanProcessor, mirror
 
 if TYPE_CHECKING:
@@ -170,9 +172,15 @@ class Telemetry:
         there = not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)
         if not self.settings.sdk_disabled and not there:
             default_exporters()
-            OpenTelemetryConfigurator().configure(  # type: ignore[no-untyped-call]
-                export_span_processor=self._counted
-            )
+            check_exporters(os.environ)
+            try:
+                OpenTelemetryConfigurator().configure(  # type: ignore[no-untyped-call]
+                    export_span_processor=self._counted
+                )
+            except Exception as error:
+                raise ConfigurationError(
+                    f"OpenTelemetry cannot be set up: {error}; check the OTEL_* variables"
+                ) from error
         self.langsmith = mirror(trace.get_tracer_provider(), self.settings)
         return self
 
@@ -210,12 +218,14 @@ class Telemetry:
             if hasattr(owner, "force_flush")
         ]
         deadline = time.monotonic() + patience
-        for flush in flushes:
-            flush.start()
-        for flush in flushes:
-            flush.join(max(deadline - time.monotonic(), 0.1))
-        if self.langsmith is not None and self.langsmith.delivery is not None:
-            self.langsmith.delivery.close(0.0)
+        try:
+            for flush in flushes:
+                flush.start()
+            for flush in flushes:
+                flush.join(max(deadline - time.monotonic(), 0.1))
+        finally:  # whoever interrupts the wait loses no run
+            if self.langsmith is not None and self.langsmith.delivery is not None:
+                self.langsmith.delivery.close(0.0)
         return self.reports()
 
     def reports(self) -> list[BackendReport]:

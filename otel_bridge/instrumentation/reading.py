@@ -6,63 +6,67 @@ import contextlib
 import contextvars
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import anyio
-import orjson
 from anyio import to_thread
 
+from otel_bridge.telemetry import Pass
 from otel_bridge.telemetry.guard import Guarded, guarded
 
 if TYPE_CHECKING:
     from otel_bridge.instrumentation.watch import Watch, Watched
+    from otel_bridge.telemetry.tally import Line, Tally
 
 _LINES_PER_HOP = 64
 _BYTES_PER_HOP = 1_000_000
 
 
 class Reading(Guarded):
-    """Passes chunks of bytes on as they are, and records each whole line before it goes on."""
+    """Passes chunks of bytes on as they are, and records the lines that each made whole."""
 
-    def __init__(self, watch: Watch, watched: Watched) -> None:
+    def __init__(self, watch: Watch, watched: Watched, tally: Tally) -> None:
         self._watch = watch
         self._watched = watched
-        self._number = 0
-        self._duplicates = 0
+        self._pass = Pass(tally)
 
     def tee(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
-        """The same chunks."""
-        self._begin()
+        """The same chunks; each is given before it is recorded, which may take time."""
+        self._watched.reads += 1
         whole, pieces = False, _Pieces()
+        waiting: list[bytes] = []
         try:
             for chunk in chunks:
                 if b"\n" in chunk:
-                    self.take(pieces.lines(chunk))
+                    waiting = pieces.lines(chunk)
                 else:
                     pieces.append(chunk)
                 yield chunk
+                if waiting:
+                    lines, waiting = waiting, []
+                    self.take(lines)
             whole = True
         finally:
-            self.close(pieces.lines(b"\n") if whole else [], whole=whole)
+            self.close(waiting + (pieces.lines(b"\n") if whole else []), whole=whole)
 
     async def tee_async(self, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         """The same chunks; lines are recorded on a thread, some at a time.
 
         Recording may wait for a slow backend, and the event loop must not.
         """
-        self._begin()
+        self._watched.reads += 1
         whole, pieces = False, _Pieces()
         waiting: list[bytes] = []
         try:
             async for chunk in chunks:
                 if b"\n" in chunk:
                     waiting += pieces.lines(chunk)
-                    if len(waiting) >= _LINES_PER_HOP or sum(map(len, waiting)) > _BYTES_PER_HOP:
-                        lines, waiting = waiting, []
-                        await to_thread.run_sync(self.take, lines)
                 else:
                     pieces.append(chunk)
                 yield chunk
+                if len(waiting) >= _LINES_PER_HOP or sum(map(len, waiting)) > _BYTES_PER_HOP:
+                    lines, waiting = waiting, []
+                    await to_thread.run_sync(self.take, lines)
             whole = True
         finally:
             lines = waiting + (pieces.lines(b"\n") if whole else [])
@@ -70,10 +74,6 @@ class Reading(Guarded):
                 with contextlib.suppress(Exception):
                     await _close_async(chunks)
                 await to_thread.run_sync(partial(self.close, lines, whole=whole))
-
-    def _begin(self) -> None:
-        self._watched.reads += 1
-        self._number = self._watched.reads
 
     @guarded
     def take(self, lines: list[bytes]) -> None:
@@ -89,25 +89,27 @@ class Reading(Guarded):
             contextvars.Context().run(self._close, lines, whole)
 
     def _record(self, lines: list[bytes]) -> None:
-        recording, tally = self._watched.recording, self._watched.tally
-        if recording is None or tally is None:
+        recording, tally = self._watched.recording, self._pass.tally
+        if recording is None or tally is not self._watched.tally:
             return  # all of it was told of meanwhile
-        tally.current = self._number
         for raw in lines:
-            line = _decoded(raw)
-            if line is None:
-                continue
-            custom_id = str(line.get("custom_id"))
-            before = tally.take(custom_id)
-            if not before:
-                params = self._watched.params.get(custom_id)
-                recording.result(line, params, requested=tally.requested(custom_id))
-            elif before == self._number:
-                self._duplicates += 1
+            line = self._decoded(raw)
+            if line is not None and not line.before:
+                params = self._watched.params.get(line.custom_id)
+                recording.result(line.value, params, requested=tally.requested(line.custom_id))
+
+    def _decoded(self, raw: bytes) -> Line | None:
+        # The SDK decodes it, too, but its types cost more to take apart than the line to read
+        # again.
+        try:
+            return self._pass.take(raw)
+        except ValueError:
+            return None  # the caller gets the SDK's own error
 
     def _close(self, lines: list[bytes], whole: bool) -> None:
         self._record(lines)
-        self._watch.read(self._watched, self._duplicates, whole=whole)
+        if self._pass.tally is self._watched.tally:
+            self._watch.read(self._watched, self._pass.duplicates, whole=whole)
 
 
 async def _close_async(chunks: AsyncIterator[bytes]) -> None:
@@ -130,12 +132,3 @@ class _Pieces:
         self._pieces.clear()
         self._pieces.append(rest)
         return lines
-
-
-def _decoded(raw: bytes) -> dict[str, Any] | None:
-    # The SDK decodes it, too, but its types cost more to take apart than the line to read again.
-    try:
-        line = orjson.loads(raw) if raw.strip() else None
-    except orjson.JSONDecodeError:
-        return None  # the caller gets the SDK's own error
-    return line if isinstance(line, dict) else None

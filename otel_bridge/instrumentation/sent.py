@@ -7,7 +7,7 @@ from typing import Any
 
 Params = Mapping[str, Any]
 
-_KEPT = ("model", "max_tokens", "temperature", "top_k", "top_p", "stop_sequences")
+_KEPT = ("model", "max_tokens", "temperature", "top_k", "top_p")
 
 
 class Sent:

@@ -14,7 +14,7 @@ from otel_bridge.instrumentation.reading import Reading
 from otel_bridge.instrumentation.sent import Params, Sent
 from otel_bridge.journal import Part
 from otel_bridge.process import renew_after_fork
-from otel_bridge.telemetry import DUPLICATE, MISSING, BatchFacts, BatchRecorder, Tally
+from otel_bridge.telemetry import BatchFacts, BatchRecorder, Tally
 
 if TYPE_CHECKING:
     from otel_bridge.langsmith import LangSmithSpanProcessor
@@ -109,13 +109,14 @@ class Watch:
                 self._begin_elsewhere(watched, watched.facts)
             if watched.tally is None:
                 watched.tally = self._tally(watched)
-            return Reading(self, watched)
+            return Reading(self, watched, watched.tally)
 
     def read(self, watched: Watched, duplicates: int, *, whole: bool) -> None:
         """A pass through the results is over: the batch ends with the last result there is.
 
         What a stream that was read `whole` lacks may come with the next one, as streams are cut
-        without a word. After as many tries as the executor makes it counts as missing.
+        without a word. After as many tries as the executor makes it is told as missing, and a
+        later reading that has it tells of the batch anew.
         """
         recording, tally = watched.recording, watched.tally
         if recording is None or tally is None:
@@ -152,15 +153,18 @@ class Watch:
     def _finish(
         self, watched: Watched, recording: BatchRecording, tally: Tally, duplicates: int
     ) -> None:
-        recording.unaccounted(DUPLICATE, duplicates, "repeated_custom_id")
-        recording.unaccounted(MISSING, tally.missing, "missing_result")
-        recording.end(watched.facts)
+        recording.end(watched.facts, duplicates=duplicates, missing=tally.missing)
         with self._lock:
-            watched.ended = True
             watched.recording = watched.tally = None
-            self._let_go(watched)
+            watched.short_reads = 0
+            if not tally.missing:
+                watched.ended = True
+                self._let_go(watched)
         self._recorder.journal.received(watched.facts.id)
-        if self._mirror is not None and self._mirror.force_flush():
+        sent = self._mirror is not None and self._mirror.force_flush()
+        if tally.missing:
+            recording.abandon()  # a later reading may complete it
+        elif sent:
             self._recorder.journal.tell(watched.facts.id, "runs")
         recording.abandon()  # so that anybody may tell again of what was lost
 

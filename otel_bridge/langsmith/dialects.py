@@ -71,10 +71,10 @@ _OWNED = re.compile(
 _PLAIN = re.compile(
     r"gen_ai\.(system|operation\.name|provider\.name|conversation\.id|agent\.(id|name|version)"
     r"|tool\.(name|type|call\.id)|output\.type|data_source\.id|workflow\.name|is_streaming"
-    r"|request\.(?!.*(schema|message|prompt|content|tool|input))[\w.]+"
+    r"|request\.(?!.*(schema|message|prompt|content|tool|input|stop))[\w.]+"
     r"|response\.(id|model|finish_reasons|time_to_first_chunk)"
     r"|usage\.(?!raw$)[\w.]+|token\.\w+|evaluation\.(name|score\..*))"
-    r"|llm\.(provider|system|model_name|finish_reason|is_streaming|(request|response)\.\w+"
+    r"|llm\.(provider|system|model_name|finish_reason|is_streaming|(request|response)\.(?!stop)\w+"
     r"|token_count\..*|cost\..*|usage\..*)"
     r"|openinference\.span\.kind"
     r"|traceloop\.(span\.kind|workflow\.name|entity\.(name|path|version)|association\..*)"

@@ -117,10 +117,19 @@ class Mirror:
             redaction = None  # what our own spans carry was redacted
         inputs = None if settings.langsmith_hide_inputs else told.inputs
         outputs = None if settings.langsmith_hide_outputs else told.outputs
+        stops = None if settings.langsmith_hide_inputs else told.stops
+        # What was said of a failure may quote either side.
+        hidden = settings.langsmith_hide_inputs or settings.langsmith_hide_outputs
+        error = None if hidden else told.error
         if redaction is not None:
             inputs = inputs and _object(redaction(inputs), "input")
             outputs = outputs and _object(redaction(outputs), "output")
-        return content.Content(inputs, outputs)
+        return content.Content(
+            inputs,
+            outputs,
+            content.error_message(error, redaction),
+            content.stop_sequences(stops, redaction),
+        )
 
     def _continue(self, root: RunContext, batch_id: str, part: int, batch: RunContext) -> None:
         run = runs.continuation_run(root, self._project, batch_id, part, batch)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -34,7 +35,6 @@ _RUN_TYPES = {
 _INVOCATION = {
     "ls_temperature": semconv.GEN_AI_REQUEST_TEMPERATURE,
     "ls_max_tokens": semconv.GEN_AI_REQUEST_MAX_TOKENS,
-    "ls_stop": semconv.GEN_AI_REQUEST_STOP_SEQUENCES,
 }
 
 
@@ -82,18 +82,31 @@ class View:
         native = self.provider == "anthropic" and self.run_type == "llm"
         return "ChatAnthropic" if native else self.span.name
 
-    @property
-    def error(self) -> str | None:
-        """What failed. A tool's own words may quote its arguments and are content."""
+    def error(self, said: str | None) -> str | None:
+        """What failed, with what was `said` of it.
+
+        A span's own words of it may quote a prompt or a tool's arguments, and are content; those
+        of our batches and roll-ups are not.
+        """
         if self.span.status.status_code is not StatusCode.ERROR:
             return None
-        kind = str(self.attributes.get(semconv.ERROR_TYPE, "error"))
-        description = self.span.status.description
-        return f"{kind}: {description}" if description and self.run_type != "tool" else kind
+        raised = (event.attributes or {} for event in self.span.events)
+        types = (
+            self.attributes.get(semconv.ERROR_TYPE),
+            *(e.get("exception.type") for e in raised),
+        )
+        kind = next((str(each) for each in types if each), "error")
+        if self.ours and semconv.BATCH_CUSTOM_ID not in self.attributes:
+            said = self.span.status.description
+        return f"{kind}: {said}" if said and said != kind else kind
 
     def contents(self) -> content.Content:
-        """Inputs and outputs that the span itself carries."""
-        return dialects.contents(self.attributes)
+        """The content that the span itself carries."""
+        return replace(
+            dialects.contents(self.attributes),
+            error=self.span.status.description,
+            stops=self.attributes.get(semconv.GEN_AI_REQUEST_STOP_SEQUENCES),
+        )
 
 
 def pending_run(view: View, context: RunContext, project: str) -> Run:
@@ -129,7 +142,9 @@ def completed_run(
     if outputs and usage and run["run_type"] == "llm":
         outputs = {**outputs, "usage_metadata": usage}
     run["outputs"] = outputs
-    error = view.error
+    if captured and captured.stops and run["run_type"] == "llm":
+        run["extra"]["metadata"]["ls_stop"] = captured.stops
+    error = view.error(captured.error if captured else None)
     if error is not None:
         run["error"] = error
     if span.events:
@@ -149,6 +164,7 @@ _TOLD_OTHERWISE = {
     semconv.GEN_AI_INPUT_MESSAGES,
     semconv.GEN_AI_OUTPUT_MESSAGES,
     semconv.GEN_AI_SYSTEM_INSTRUCTIONS,
+    semconv.GEN_AI_REQUEST_STOP_SEQUENCES,
     semconv.GEN_AI_USAGE_COST,
     *TokenUsage(1, 1, 3, 1, 1, 1, 1, 1).to_attributes(),
     *_INVOCATION.values(),

@@ -1,20 +1,38 @@
 """A batch's life as OpenTelemetry spans and metrics."""
 
 from otel_bridge.telemetry.attempt import Attempt
-from otel_bridge.telemetry.batch import DUPLICATE, MISSING, OUTCOMES, BatchFacts
+from otel_bridge.telemetry.batch import (
+    ERRORED,
+    MISSING,
+    OUTCOMES,
+    SUCCEEDED,
+    UNKNOWN,
+    BatchFacts,
+    error_of,
+    kind_of,
+    model_of,
+    tier_of,
+)
 from otel_bridge.telemetry.recorder import BatchRecorder, BatchRecording
 from otel_bridge.telemetry.structured import Structured, structured_span
-from otel_bridge.telemetry.tally import Tally
+from otel_bridge.telemetry.tally import Pass, Tally
 
 __all__ = [
-    "DUPLICATE",
+    "ERRORED",
     "MISSING",
     "OUTCOMES",
+    "SUCCEEDED",
+    "UNKNOWN",
     "Attempt",
     "BatchFacts",
     "BatchRecorder",
     "BatchRecording",
+    "Pass",
     "Structured",
     "Tally",
+    "error_of",
+    "kind_of",
+    "model_of",
     "structured_span",
+    "tier_of",
 ]

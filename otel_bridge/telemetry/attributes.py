@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from otel_bridge import content, semconv
+from otel_bridge.jsons import text_of
 from otel_bridge.pricing import Cost
-from otel_bridge.telemetry.batch import SUCCEEDED, BatchFacts, Outcome
+from otel_bridge.telemetry.batch import SUCCEEDED, BatchFacts, Outcome, tier_of
 from otel_bridge.usage import TokenUsage
 
 Attributes = dict[str, Any]
@@ -68,12 +69,11 @@ _REQUEST_FIELDS = (
     (semconv.GEN_AI_REQUEST_TEMPERATURE, "temperature"),
     (semconv.GEN_AI_REQUEST_TOP_K, "top_k"),
     (semconv.GEN_AI_REQUEST_TOP_P, "top_p"),
-    (semconv.GEN_AI_REQUEST_STOP_SEQUENCES, "stop_sequences"),
 )
 
 
 def request_attributes(params: Mapping[str, Any] | None) -> Attributes:
-    """What a request asked for, as far as it is known."""
+    """What a request asked for, as far as it is known and no content."""
     if not params:
         return {}
     return {name: params[field] for name, field in _REQUEST_FIELDS if params.get(field) is not None}
@@ -85,10 +85,10 @@ def response_attributes(outcome: Outcome) -> Attributes:
     values = {
         semconv.ERROR_TYPE: outcome.error_type,
         semconv.ANTHROPIC_REQUEST_ID: outcome.request_id,
-        semconv.GEN_AI_RESPONSE_ID: message.get("id"),
-        semconv.GEN_AI_RESPONSE_MODEL: message.get("model"),
+        semconv.GEN_AI_RESPONSE_ID: text_of(message.get("id")),
+        semconv.GEN_AI_RESPONSE_MODEL: text_of(message.get("model")),
         semconv.GEN_AI_RESPONSE_FINISH_REASONS: content.finish_reasons(message),
-        semconv.ANTHROPIC_STOP_REASON: message.get("stop_reason"),
-        semconv.ANTHROPIC_RESPONSE_SERVICE_TIER: (message.get("usage") or {}).get("service_tier"),
+        semconv.ANTHROPIC_STOP_REASON: text_of(message.get("stop_reason")),
+        semconv.ANTHROPIC_RESPONSE_SERVICE_TIER: tier_of(message),
     }
     return {name: value for name, value in values.items() if value}

@@ -7,10 +7,12 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from otel_bridge.jsons import object_of, text_of
 from otel_bridge.usage import TokenUsage
 
 SUCCEEDED = "succeeded"
-OUTCOMES = (SUCCEEDED, "errored", "canceled", "expired")
+ERRORED = "errored"
+OUTCOMES = (SUCCEEDED, ERRORED, "canceled", "expired")
 UNKNOWN = "unknown"
 MISSING = "missing"
 DUPLICATE = "duplicate"
@@ -85,9 +87,36 @@ class BatchFacts:
         return max(_nanoseconds(end + self.shift), self.start_ns)
 
 
+def kind_of(result: Mapping[str, Any]) -> str:
+    """What became of a request: one of `OUTCOMES`, or `UNKNOWN` for whatever else is told."""
+    kind = result.get("type")
+    if kind == SUCCEEDED and not isinstance(result.get("message"), dict):
+        return UNKNOWN
+    return kind if isinstance(kind, str) and kind in OUTCOMES else UNKNOWN
+
+
+def error_of(result: Mapping[str, Any]) -> tuple[str, str | None]:
+    """Type and message of the API's error of an errored request."""
+    error = object_of(object_of(result.get("error")).get("error"))
+    return text_of(error.get("type")) or "error", text_of(error.get("message"))
+
+
+def model_of(*told: Mapping[str, Any] | None) -> str:
+    """The model that the first of an answer and a request tells that tells one."""
+    return next((model for each in told if (model := text_of((each or {}).get("model")))), "")
+
+
+def tier_of(message: Mapping[str, Any]) -> str | None:
+    """The service tier that an answer tells."""
+    return text_of(object_of(message.get("usage")).get("service_tier"))
+
+
 @dataclass(slots=True)
 class Outcome:
-    """What became of one request, read strictly from one line of the results."""
+    """What became of one request, read strictly from one line of the results.
+
+    `error_message` is the API's, which may quote the request: it is content.
+    """
 
     custom_id: str
     kind: str
@@ -99,26 +128,19 @@ class Outcome:
 
     @classmethod
     def from_line(cls, line: Mapping[str, Any]) -> Outcome:
-        """Read a decoded line; a result of a type that is not known is its own outcome."""
-        result = line.get("result") or {}
-        kind = result.get("type")
+        """Read a decoded line; whatever it holds is an outcome, if an unknown one."""
+        result = object_of(line.get("result"))
+        kind = kind_of(result)
         message = error_type = error_message = request_id = None
         if kind == SUCCEEDED:
-            message = result.get("message")
-            if not isinstance(message, dict):
-                message, kind = None, UNKNOWN
-        elif kind == "errored":
-            envelope = result.get("error") or {}
-            error = envelope.get("error") or {}
-            error_type = error.get("type") or "error"
-            error_message = error.get("message")
-            request_id = envelope.get("request_id")
-        elif kind in OUTCOMES:
-            error_type = kind
-        else:
-            kind = UNKNOWN
-        if kind == UNKNOWN:
+            message = result["message"]
+        elif kind == ERRORED:
+            error_type, error_message = error_of(result)
+            request_id = text_of(object_of(result.get("error")).get("request_id"))
+        elif kind == UNKNOWN:
             error_type = "unknown_result_type"
+        else:
+            error_type = kind
         return cls(
             custom_id=str(line.get("custom_id")),
             kind=kind,
@@ -131,9 +153,4 @@ class Outcome:
 
     def unrequested(self) -> Outcome:
         """The same as the result of a request that was never submitted."""
-        return replace(
-            self,
-            kind=UNREQUESTED,
-            error_type="unknown_custom_id",
-            error_message="a result for a custom_id that was not submitted",
-        )
+        return replace(self, kind=UNREQUESTED, error_type="unknown_custom_id", error_message=None)

@@ -27,7 +27,16 @@ from otel_bridge.telemetry.attributes import (
     request_attributes,
     response_attributes,
 )
-from otel_bridge.telemetry.batch import OUTCOMES, SUCCEEDED, BatchFacts, Outcome
+from otel_bridge.telemetry.batch import (
+    DUPLICATE,
+    MISSING,
+    OUTCOMES,
+    SUCCEEDED,
+    BatchFacts,
+    Outcome,
+    model_of,
+    tier_of,
+)
 from otel_bridge.telemetry.guard import Guarded, guarded
 from otel_bridge.telemetry.losses import losses
 from otel_bridge.telemetry.metrics import BatchMetrics
@@ -168,6 +177,8 @@ class BatchRecording(Guarded):
         self._lost = losses.spans
         self._active = False
         self._ended = False
+        self.missing = 0
+        """Number of requests without a result when the batch was recorded to its end."""
 
     @property
     def facts(self) -> BatchFacts:
@@ -291,7 +302,7 @@ class BatchRecording(Guarded):
         model = self._model(outcome, params)
         cost: Cost | None = Cost()  # only what succeeded is billed
         if outcome.message is not None:
-            tier = (outcome.message.get("usage") or {}).get("service_tier") or "batch"
+            tier = tier_of(outcome.message) or "batch"
             cost = price(outcome.usage, model, tier=tier, at=self._batch.created_at)
             self._measured[model].add(outcome.usage, cost)
         self._outcomes[outcome.kind, outcome.error_type] += 1
@@ -310,18 +321,23 @@ class BatchRecording(Guarded):
             self._rolled[spare.model, spare.outcome.kind].add(spare.outcome.usage, spare.cost)
 
     @guarded
-    def unaccounted(self, kind: str, count: int, reason: str) -> None:
-        """Results that are no request's: `count` of an outcome of their own."""
-        if count and not self._ended:
-            self._outcomes[kind, reason] += count
-            logger.warning("%s of batch %s's results are %s", count, self._batch.id, kind)
+    def end(self, batch: BatchFacts, *, duplicates: int = 0, missing: int = 0) -> None:
+        """All results were recorded: emit what waits, the sums, and close the batch's span.
 
-    @guarded
-    def end(self, batch: BatchFacts) -> None:
-        """All results were recorded: emit what waits, the sums, and close the batch's span."""
+        `duplicates` are results that are no request's, `missing` requests without a result. While
+        some are missing the batch is neither told whole nor counted in metrics: a later reading
+        that has them makes the same spans again and the others, and counts all of it, once.
+        """
         if self._ended:
             return
         self._claim()
+        self.missing = missing
+        if duplicates:
+            self._outcomes[DUPLICATE, "repeated_custom_id"] += duplicates
+            logger.warning("%s of batch %s's results are repeats", duplicates, batch.id)
+        if missing:
+            self._outcomes[MISSING, "missing_result"] += missing
+            logger.warning("%s", self.lack)
         self.update(batch)
         self._ended = True
         if not self._silent:
@@ -341,9 +357,22 @@ class BatchRecording(Guarded):
             self._claimed = self._recorder.journal.claim_telling(self._batch.id)
             self._silent = not self._claimed
 
+    @property
+    def lack(self) -> str | None:
+        """What is missing and what to do about it, None where nothing is."""
+        if not self.missing:
+            return None
+        batch = self._batch
+        return (
+            f"{self.missing:,} of batch {batch.id}'s {batch.request_count:,} results are missing; "
+            f"`otel-bridge collect {batch.id}` reads them again"
+        )
+
     @guarded
     def _count(self, batch: BatchFacts) -> None:
         recorder = self._recorder
+        if self.missing:
+            return  # a metric cannot be taken back, nor a result be counted again
         if recorder.metrics.read and recorder.journal.claim_count(batch.id):
             recorder.metrics.ended(batch, self._measured, self._outcomes, self._parent)
 
@@ -365,7 +394,7 @@ class BatchRecording(Guarded):
                 "Spans of batch %s did not all arrive; collect it again to send them again",
                 self._batch.id,
             )
-        elif drained and not self.faulty and recorder.exports:
+        elif drained and not self.faulty and not self.missing and recorder.exports:
             recorder.journal.tell(self._batch.id, "spans")
 
     def abandon(self) -> None:
@@ -382,10 +411,8 @@ class BatchRecording(Guarded):
                 self._recorder.metrics.stop_waiting(self._batch.id)
 
     def _model(self, outcome: Outcome, params: Params | None) -> str:
-        model = (outcome.message or {}).get("model") or (params or {}).get("model")
-        if not model and len(self._models) == 1:
-            model = next(iter(self._models))
-        return model if isinstance(model, str) else ""
+        model = model_of(outcome.message, params)
+        return next(iter(self._models)) if not model and len(self._models) == 1 else model
 
     @guarded
     def _end_span(self, batch: BatchFacts) -> None:
@@ -407,20 +434,30 @@ class BatchRecording(Guarded):
         attributes |= request_attributes(request.params)
         attributes |= response_attributes(outcome)
         self._capture(request, span_id, attributes)
-        self._span_of(span_id, request.model, attributes, outcome)
+        self._span_of(span_id, request.model, attributes, self._failure(outcome))
 
     @guarded
     def _capture(self, request: _Request, span_id: int, attributes: dict[str, Any]) -> None:
         """Content, as far as it is asked for; where it cannot be told, the rest is all the same."""
-        params, message, settings = request.params, request.outcome.message, self._settings
+        settings, outcome, params = self._settings, request.outcome, request.params
         if settings.span_content:
-            attributes |= content.span_content(params, message, settings.redaction)
+            attributes |= content.span_content(params, outcome.message, settings.redaction)
         if settings.langsmith_tracing and settings.langsmith_content and self._span.is_recording():
             content.pending.put(
                 span_id,
                 content.langsmith_inputs(params) if params else None,
-                content.langsmith_outputs(message) if message else None,
+                content.langsmith_outputs(outcome.message) if outcome.message else None,
+                outcome.error_message,
+                content.stop_sequences((params or {}).get("stop_sequences")),
             )
+
+    def _failure(self, outcome: Outcome) -> str | None:
+        if outcome.kind == SUCCEEDED:
+            return None
+        said = None
+        if self._settings.span_content:
+            said = content.error_message(outcome.error_message, self._settings.redaction)
+        return said or outcome.error_type
 
     @guarded
     def _emit_rollup(self, model: str, kind: str, rolled: Sum) -> None:
@@ -432,9 +469,7 @@ class BatchRecording(Guarded):
         span_id = identity.rollup_span_id(self._batch.id, model, kind)
         failure = None
         if kind != SUCCEEDED:
-            failure = Outcome(
-                "", kind, rolled.usage, None, kind, f"{rolled.count} requests {kind}", None
-            )
+            failure = f"{rolled.count} requests {kind}"
             attributes[semconv.ERROR_TYPE] = kind
         self._span_of(span_id, model, attributes, failure)
 
@@ -445,7 +480,7 @@ class BatchRecording(Guarded):
         return inference_attributes(self._batch.id, model, kind, usage, cost, legacy=legacy)
 
     def _span_of(
-        self, span_id: int, model: str, attributes: dict[str, Any], outcome: Outcome | None
+        self, span_id: int, model: str, attributes: dict[str, Any], failure: str | None
     ) -> None:
         span = start_span(
             self._tracer,
@@ -457,7 +492,7 @@ class BatchRecording(Guarded):
             start_ns=self._batch.start_ns,
             attributes=attributes,
         )
-        if outcome is not None and outcome.kind != SUCCEEDED:
-            span.set_status(Status(StatusCode.ERROR, outcome.error_message or outcome.error_type))
+        if failure is not None:
+            span.set_status(Status(StatusCode.ERROR, failure))
         span.end(self._batch.end_ns)
         self._pacer.emitted()
