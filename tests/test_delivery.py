@@ -215,6 +215,7 @@ def test_a_body_that_is_too_large_is_split_and_sent_within_the_flush(
         assert delivery.flush(patient=False)
         assert counts(delivery) == (100, 0, 0)
         assert all(len(each["inputs"]["a"]) == 10_000 for each in small.runs.values())
+        assert delivery.report.reason is None, "nothing was lost"
 
 
 def test_what_is_queued_while_langsmith_is_away_does_not_stay_in_memory_alone(

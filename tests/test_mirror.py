@@ -12,7 +12,7 @@ from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 
 from otel_bridge import LangSmithSpanProcessor, Settings, identity
-from otel_bridge.langsmith import LangSmithPropagator, mirror
+from otel_bridge.langsmith import LangSmithPropagator, connecting, mirror
 
 Make = Callable[[int], list[dict[str, Any]]]
 
@@ -249,3 +249,27 @@ def test_sampling_keeps_or_drops_whole_traces(service: Any, make_requests: Make)
     traces = [run["trace_id"] for run in runs_of(service, "llm")]
     assert 0 < len(set(traces)) < 12
     assert all(traces.count(each) == 3 for each in traces)
+
+
+@pytest.mark.parametrize(
+    ("provider", "fix"),
+    [
+        (TracerProvider(shutdown_on_exit=False), "unset LANGSMITH_RUNS_ENDPOINTS"),
+        (trace.NoOpTracerProvider(), "set one of the OpenTelemetry SDK first"),
+    ],
+)
+def test_a_mirror_that_cannot_be_is_warned_of_once(
+    service: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    provider: Any,
+    fix: str,
+) -> None:
+    monkeypatch.setenv("LANGSMITH_ENDPOINT", service.langsmith.url)
+    monkeypatch.setenv("LANGSMITH_RUNS_ENDPOINTS", "[]")
+    monkeypatch.setattr(connecting, "_said", set())
+    for _ in range(2):
+        assert mirror(provider, service.settings()) is None
+    (warning,) = caplog.records
+    assert warning.getMessage().startswith("Nothing is mirrored to LangSmith: ")
+    assert warning.getMessage().endswith(fix)

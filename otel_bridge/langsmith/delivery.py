@@ -328,14 +328,14 @@ class Delivery:
             self._spool.done(body)
             self._count(DeliveryReport(sent=body.runs), adopted=body.adopted)
             return
-        news = DeliveryReport(reason=refusal.reason)
         if refusal.pause is not None:
+            news = DeliveryReport(reason=refusal.reason)
             self._retry_at = time.monotonic() + refusal.pause
             self._asked = refusal.asked
             self._keep(body)
         else:
             self._pause, self._asked = 0.0, False  # it answers
-            news += self._refused(body, refusal)
+            news = self._refused(body, refusal)
         self._count(news, adopted=body.adopted)
 
     def _refused(self, body: Body, refusal: _Refusal) -> DeliveryReport:
@@ -344,9 +344,10 @@ class Delivery:
             self._keep(part)
         if parts:
             self._spool.done(body)
-            return DeliveryReport()
-        kept = self._spool.refuse(body, refusal.reason)
-        return DeliveryReport(refused=body.runs, set_apart=body.runs if kept else 0)
+            # Halves lose nothing; a run that cannot be halved loses its content, which is said.
+            return DeliveryReport(reason=None if len(parts) > 1 else refusal.reason)
+        apart = body.runs if self._spool.refuse(body, refusal.reason) else 0
+        return DeliveryReport(refused=body.runs, set_apart=apart, reason=refusal.reason)
 
     def _send(self, body: Body) -> _Refusal | None:
         """Why the body was not taken, None when it was."""
