@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING
 
 from opentelemetry import propagate
 from opentelemetry.context import Context
 
 from otel_bridge.langsmith import LangSmithPropagator
+from otel_bridge.telemetry import Attempt
+
+if TYPE_CHECKING:
+    from otel_bridge.telemetry import BatchFacts, BatchRecorder, BatchRecording
 
 logger = logging.getLogger(__name__)
 
@@ -40,3 +46,22 @@ def context_of(carrier: Mapping[str, str]) -> Context | None:
         with never_in_the_way():
             return _langsmith.extract(carrier, propagate.extract(carrier))
     return None
+
+
+def begin(
+    recorder: BatchRecorder,
+    facts: BatchFacts,
+    carrier: Mapping[str, str],
+    models: Iterable[str],
+    *,
+    created: bool = False,
+) -> BatchRecording:
+    """Begin the recording of a batch that was submitted elsewhere, with what its carrier told.
+
+    It belongs below its submitter or, where nobody knows that, in the trace that follows from its
+    id; never below what merely reads it, or each reader would make another one.
+    """
+    parent = context_of(carrier) or Context()
+    attempt = Attempt.from_carrier(carrier)
+    context = contextvars.Context()
+    return context.run(recorder.start, facts, parent, models, attempt, created=created)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
@@ -35,8 +36,16 @@ def _plain(value: Any) -> Any:
     return dump(mode="json") if callable(dump) else str(value)
 
 
+def dumps(value: Any) -> bytes:
+    """JSON of whatever the anthropic SDK takes, integers beyond 64 bits among it."""
+    try:
+        return orjson.dumps(value, default=_plain, option=orjson.OPT_NON_STR_KEYS)
+    except TypeError:
+        return json.dumps(value, default=_plain, separators=(",", ":")).encode()
+
+
 def _dumps(value: Any) -> str:
-    return orjson.dumps(value, default=_plain, option=orjson.OPT_NON_STR_KEYS).decode()
+    return dumps(value).decode()
 
 
 def _blocks(content: Any) -> Iterable[Any]:
@@ -204,7 +213,7 @@ def langsmith_outputs(message: Mapping[str, Any]) -> Json:
 
 
 def _jsonable(value: Json) -> Json:
-    loaded: Json = orjson.loads(_dumps(value))
+    loaded: Json = orjson.loads(dumps(value))
     return loaded
 
 

@@ -42,22 +42,29 @@ class BatchNotFoundError(BatchError):
 
 
 class SubmissionAmbiguousError(BatchError):
-    """A submission got no answer and the API's list shows no new batch for it."""
+    """It cannot be told whether a submission created a batch, or which; the message says more."""
 
 
 class PartialSubmissionError(BatchError):
     """Requests that need several batches: some were created, a later one could not be.
 
     `handles` are the batches that were created, for `collect`; `unsubmitted` the requests that
-    are in none of them, to be submitted again. `__cause__` says why.
+    are surely in none. `unknown` are those of which it cannot be told: where there are any,
+    submit all of the same requests again, which follows up, rather than `unsubmitted`.
+    `__cause__` says why.
     """
 
     def __init__(
-        self, message: str, handles: Sequence[Any], unsubmitted: Sequence[Mapping[str, Any]]
+        self,
+        message: str,
+        handles: Sequence[Any],
+        unsubmitted: Sequence[Mapping[str, Any]],
+        unknown: Sequence[Mapping[str, Any]] = (),
     ) -> None:
         super().__init__(message)
         self.handles = tuple(handles)
         self.unsubmitted = tuple(unsubmitted)
+        self.unknown = tuple(unknown)
 
 
 class DeliveryError(BridgeError):

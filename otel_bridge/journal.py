@@ -1,4 +1,4 @@
-"""What was submitted and what was told of it, across processes: one SQLite file.
+"""What was submitted and what was told of it, across processes.
 
 The journal saves work and keeps counters from counting twice. Without it, or where it cannot be
 read or written, ids are still functions of what the API knows, so spans and runs stay the same.
@@ -7,50 +7,28 @@ read or written, ids are still functions of what the API knows, so spans and run
 from __future__ import annotations
 
 import json
-import logging
 import sqlite3
-import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
+from otel_bridge.journal_file import JournalFile
 from otel_bridge.owner import Owner
 from otel_bridge.process import renew_after_fork
 
-logger = logging.getLogger(__name__)
-
-T = TypeVar("T")
 Leg = Literal["spans", "runs"]
 
-VERSION = 1
-KEPT_SECONDS = 60 * 86_400
-"""The API keeps results for 29 days; older entries can serve nobody."""
-_BUSY_SECONDS = 5.0
-_SCHEMA = f"""
-CREATE TABLE submissions (
-    intent INTEGER PRIMARY KEY,
-    batch_id TEXT UNIQUE,
-    fingerprint TEXT,
-    request_count INTEGER NOT NULL,
-    carrier TEXT NOT NULL,
-    models TEXT NOT NULL,
-    made_at REAL NOT NULL,
-    owner TEXT NOT NULL DEFAULT '',
-    awaited INTEGER NOT NULL DEFAULT 0,
-    teller TEXT NOT NULL DEFAULT '',
-    counter TEXT NOT NULL DEFAULT '',
-    counted INTEGER NOT NULL DEFAULT 0,
-    spans INTEGER NOT NULL DEFAULT 0,
-    runs INTEGER NOT NULL DEFAULT 0,
-    totals TEXT
-);
-CREATE INDEX submissions_fingerprint ON submissions (fingerprint, made_at);
-PRAGMA user_version = {VERSION};
-"""
-_COLUMNS = "intent, batch_id, request_count, carrier, models, made_at, owner, counted, spans, runs"
+_COLUMNS = (
+    "intent, batch_id, request_count, carrier, models, made_at, owner,"
+    " adopted, counted, spans, runs"
+)
+_OF_BATCH = (
+    "batch_id, request_count, carrier, models, made_at, teller, counter,"
+    " counted, spans, runs, totals"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +44,8 @@ class Submission:
     """One batch, or the intent of one whose id is not known yet. `made_at` is Unix time in s.
 
     `counted` tells whether its metrics were exported, `spans` and `runs` whether all of these
-    were handed over. `owner` is who made the intent.
+    were handed over. `owner` is who made the intent. `adopted` tells that the batch was found
+    in the API's list, and that whose it is will show when it has ended.
     """
 
     intent: int
@@ -76,6 +55,7 @@ class Submission:
     models: tuple[str, ...]
     made_at: float
     owner: str
+    adopted: bool
     counted: bool
     spans: bool
     runs: bool
@@ -83,7 +63,7 @@ class Submission:
     @classmethod
     def of_row(cls, row: tuple[Any, ...]) -> Submission:
         """Read a row of `_COLUMNS`."""
-        intent, batch_id, count, carrier, models, made_at, owner, counted, spans, runs = row
+        intent, batch_id, count, carrier, models, made_at, owner, *flags = row
         return cls(
             intent,
             batch_id,
@@ -92,9 +72,7 @@ class Submission:
             tuple(json.loads(models)),
             made_at,
             owner,
-            bool(counted),
-            bool(spans),
-            bool(runs),
+            *map(bool, flags),
         )
 
 
@@ -103,26 +81,25 @@ class Journal:
 
     A process has one for each directory, which `journal_in` gives.
 
-    A journal that is unwritable, corrupt or of a newer version is left alone after one warning:
-    nothing is then known, every claim is granted and the caller goes on.
+    Where the file cannot be used, nothing is known, every claim is granted and the caller goes on.
     """
 
     def __init__(self, directory: Path | None) -> None:
-        self._directory = directory
+        self._file = JournalFile(directory)
         self._owner = Owner(directory) if directory else None
-        self._connection: sqlite3.Connection | None = None
         self._telling: set[str] = set()
         self._underway: set[int | None] = set()
-        self.after_fork()
         renew_after_fork(self)
 
     def after_fork(self) -> None:
-        """Neither a lock nor a connection survives a fork; the parent's stays its own."""
-        self._lock = threading.RLock()
-        self._working = False
-        self._inherited, self._connection = self._connection, None
+        """What the parent is at is none of the child's."""
         self._telling.clear()
         self._underway.clear()
+
+    @property
+    def kept(self) -> bool:
+        """Whether anything will be known to whoever asks later."""
+        return self._file.usable
 
     def intend(
         self,
@@ -131,15 +108,17 @@ class Journal:
         carrier: Mapping[str, str],
         *,
         awaited: bool = False,
+        made_at: float | None = None,
     ) -> list[int | None]:
         """Note that batches are about to be created, the parts of what is submitted as a whole.
 
         `whole` is a fingerprint of all their requests; `awaited` tells that who submits them
-        means to collect them, too.
+        means to collect them, too; `made_at` is that of the first parts where these are more.
         """
+        moment = time.time() if made_at is None else made_at
 
         def write(db: sqlite3.Connection) -> list[int | None]:
-            made_at, owner = time.time(), self._name
+            owner = self._name
             intents = [
                 db.execute(
                     "INSERT INTO submissions (fingerprint, request_count, carrier, models,"
@@ -149,7 +128,7 @@ class Journal:
                         part.request_count,
                         json.dumps(dict(carrier)),
                         json.dumps(part.models),
-                        made_at,
+                        moment,
                         owner,
                         awaited,
                     ),
@@ -159,27 +138,52 @@ class Journal:
             self._underway.update(intents)
             return intents
 
-        return self._do(write, [None] * len(parts))
+        return self._file.do(write, [None] * len(parts))
 
-    def settle(self, intent: int | None, batch_id: str) -> None:
-        """Note the batch that an intent became."""
-        self._do(
+    def settle(self, intent: int | None, batch_id: str, *, adopted: bool = False) -> None:
+        """Note the batch that an intent became, or with `adopted` most likely became."""
+        self._file.note(
             lambda db: db.execute(
-                "UPDATE OR IGNORE submissions SET batch_id = ? WHERE intent = ?",
-                (batch_id, intent),
-            ),
-            None,
+                "UPDATE OR IGNORE submissions SET batch_id = ?, adopted = ? WHERE intent = ?",
+                (batch_id, adopted, intent),
+            )
         )
+
+    def reopen(self, intent: int | None) -> None:
+        """Note that an intent's batch cannot serve it; what was told of that batch stays known."""
+
+        def part(db: sqlite3.Connection) -> None:
+            told = db.execute(
+                f"SELECT {_OF_BATCH} FROM submissions WHERE intent = ?"  # noqa: S608
+                " AND (counted OR spans OR runs OR totals IS NOT NULL)",
+                (intent,),
+            ).fetchone()
+            db.execute(
+                "UPDATE submissions SET batch_id = NULL, adopted = 0, teller = '', counter = '',"
+                " counted = 0, spans = 0, runs = 0, totals = NULL WHERE intent = ?",
+                (intent,),
+            )
+            if told:
+                places = ", ".join("?" * len(told))
+                db.execute(f"INSERT INTO submissions ({_OF_BATCH}) VALUES ({places})", told)  # noqa: S608
+
+        self._file.note(part)
 
     def drop(self, intents: Iterable[int | None]) -> None:
         """Note that intents came to nothing."""
-        self._do(
+        rows = [(intent,) for intent in intents]
+        self._file.note(
             lambda db: db.executemany(
-                "DELETE FROM submissions WHERE intent = ? AND batch_id IS NULL",
-                [(intent,) for intent in intents],
-            ),
-            None,
+                "DELETE FROM submissions WHERE intent = ? AND batch_id IS NULL", rows
+            )
         )
+
+    def give_up(self, submissions: Sequence[Submission]) -> None:
+        """Note that nobody goes on with what was begun."""
+        self.drop(each.intent for each in submissions)
+        for each in submissions:
+            if each.batch_id is not None:
+                self.received(each.batch_id)
 
     def unfinished(self, whole: str, *, awaited: bool = False) -> list[Submission]:
         """The parts of an earlier submission of these very requests that broke off.
@@ -202,19 +206,17 @@ class Journal:
             )
             return [] if underway else found
 
-        return self._do(read, [])
+        return self._file.do(read, [])
 
     def take_over(self, intents: Sequence[int | None]) -> None:
         """Note that the caller goes on with what another began."""
-
-        def take(db: sqlite3.Connection) -> None:
-            self._underway.update(intents)
-            db.executemany(
+        self._underway.update(intents)
+        self._file.note(
+            lambda db: db.executemany(
                 "UPDATE submissions SET owner = ? WHERE intent = ?",
                 [(self._name, intent) for intent in intents],
             )
-
-        self._do(take, None)
+        )
 
     def leave(self, intents: Iterable[int | None]) -> None:
         """Note that the caller does no more about its intents."""
@@ -222,11 +224,10 @@ class Journal:
 
     def received(self, batch_id: str) -> None:
         """Note that a batch's results were read to their end."""
-        self._do(
+        self._file.note(
             lambda db: db.execute(
                 "UPDATE submissions SET awaited = 0 WHERE batch_id = ?", (batch_id,)
-            ),
-            None,
+            )
         )
 
     def recall(self, batch_id: str) -> Submission | None:
@@ -239,7 +240,7 @@ class Journal:
             ).fetchone()
             return Submission.of_row(row) if row else None
 
-        return self._do(read, None)
+        return self._file.do(read, None)
 
     def claim_telling(self, batch_id: str) -> bool:
         """Whether the caller is to tell of the batch, and nobody else until `end_telling`."""
@@ -257,7 +258,7 @@ class Journal:
             self._telling.add(batch_id)
             return True
 
-        return self._do(claim, True)
+        return self._file.do(claim, True)
 
     def end_telling(self, batch_id: str) -> None:
         """Let others tell of the batch again, should it be needed."""
@@ -269,7 +270,7 @@ class Journal:
                 (batch_id, self._name),
             )
 
-        self._do(end, None)
+        self._file.note(end)
 
     def claim_count(self, batch_id: str) -> bool:
         """Whether the caller, and nobody else, is to record the batch's metrics.
@@ -289,16 +290,13 @@ class Journal:
             )
             return True
 
-        return self._do(claim, True)
+        return self._file.do(claim, True)
 
     def counted(self, batch_ids: Iterable[str]) -> None:
         """Note that batches' metrics were exported."""
-        self._do(
-            lambda db: db.executemany(
-                "UPDATE submissions SET counted = 1 WHERE batch_id = ?",
-                [(batch_id,) for batch_id in batch_ids],
-            ),
-            None,
+        rows = [(batch_id,) for batch_id in batch_ids]
+        self._file.note(
+            lambda db: db.executemany("UPDATE submissions SET counted = 1 WHERE batch_id = ?", rows)
         )
 
     def tell(self, batch_id: str, leg: Leg) -> None:
@@ -311,19 +309,17 @@ class Journal:
                 (batch_id,),
             )
 
-        self._do(mark, None)
+        self._file.note(mark)
 
     def sum_up(self, batch_id: str, totals: Mapping[str, Any]) -> None:
         """Note what a batch came to, JSON-ready."""
+        summed = json.dumps(dict(totals))
 
         def write(db: sqlite3.Connection) -> None:
             self._ensure(db, batch_id)
-            db.execute(
-                "UPDATE submissions SET totals = ? WHERE batch_id = ?",
-                (json.dumps(dict(totals)), batch_id),
-            )
+            db.execute("UPDATE submissions SET totals = ? WHERE batch_id = ?", (summed, batch_id))
 
-        self._do(write, None)
+        self._file.note(write)
 
     def totals(self) -> dict[str, dict[str, Any]]:
         """What each batch came to, by id, as `sum_up` was told."""
@@ -332,7 +328,7 @@ class Journal:
             rows = db.execute("SELECT batch_id, totals FROM submissions WHERE totals IS NOT NULL")
             return {batch_id: json.loads(totals) for batch_id, totals in rows}
 
-        return self._do(read, {})
+        return self._file.do(read, {})
 
     def _lives(self, owner: str) -> bool:
         return self._owner is not None and owner != self._owner.name and self._owner.lives(owner)
@@ -348,51 +344,6 @@ class Journal:
             " VALUES (?, 0, '{}', '[]', ?)",
             (batch_id, time.time()),
         )
-
-    def _do(self, work: Callable[[sqlite3.Connection], T], otherwise: T) -> T:
-        with self._lock:
-            # A reader that is garbage may be closed, and ask, while its thread works here.
-            if self._directory is None or self._working:
-                return otherwise
-            self._working = True
-            try:
-                db = self._open(self._directory)
-                with db:
-                    db.execute("BEGIN IMMEDIATE")
-                    return work(db)
-            except (sqlite3.Error, OSError, ValueError) as error:
-                logger.warning(
-                    "The journal in %s cannot be used (%s); going on without it",
-                    self._directory,
-                    error,
-                )
-                self._directory = None
-                return otherwise
-            finally:
-                self._working = False
-
-    def _open(self, directory: Path) -> sqlite3.Connection:
-        if self._connection is not None:
-            return self._connection
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        path = directory / "journal.sqlite3"
-        path.touch(mode=0o600)
-        db = sqlite3.connect(
-            path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
-        )
-        db.execute("PRAGMA journal_mode = WAL")
-        db.execute("PRAGMA synchronous = NORMAL")
-        with db:
-            db.execute("BEGIN IMMEDIATE")
-            (version,) = db.execute("PRAGMA user_version").fetchone()
-            if version == 0:
-                for statement in _SCHEMA.split(";"):
-                    db.execute(statement)
-            elif version != VERSION:
-                raise ValueError(f"it has version {version}; this is otel-bridge for {VERSION}")
-            db.execute("DELETE FROM submissions WHERE made_at < ?", (time.time() - KEPT_SECONDS,))
-        self._connection = db
-        return db
 
 
 journal_in = cache(Journal)

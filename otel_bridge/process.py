@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import signal
 import threading
+from multiprocessing import parent_process, util
 from typing import TYPE_CHECKING, Any, Protocol
-from weakref import WeakSet
+from weakref import WeakKeyDictionary, WeakSet
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -27,17 +29,19 @@ class Forking(Protocol):
         """Begin anew in the forked process: what was held is the parent's."""
 
 
-_closing: WeakSet[Any] = WeakSet()
+_AFTER_ALL_ELSE = -100
+_closing: WeakKeyDictionary[Any, None] = WeakKeyDictionary()
 _forking: WeakSet[Any] = WeakSet()
 
 
 def close_with_process(holder: Closing) -> None:
-    """Have `holder` closed at exit and at SIGTERM.
+    """Have `holder` closed at exit, at the end of a multiprocessing worker and at SIGTERM.
 
-    SIGTERM is caught only where nobody else does, and the process still ends by it: servers like
-    gunicorn have handlers of their own, which end in a normal exit.
+    Who came last is closed first. SIGTERM is caught only where nobody else does, and the process
+    still ends by it: servers like gunicorn have handlers of their own, which end in a normal exit.
     """
-    _closing.add(holder)
+    _closing[holder] = None
+    _close_with_worker()
     if (
         threading.current_thread() is threading.main_thread()
         and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
@@ -51,8 +55,18 @@ def renew_after_fork(holder: Forking) -> None:
 
 
 def _close_all() -> None:
-    for holder in list(_closing):
-        holder.close()
+    for holder in reversed(list(_closing)):
+        with contextlib.suppress(Exception):  # each has its turn, whatever became of the others
+            holder.close()
+
+
+def _close_with_worker(_: object = None) -> None:
+    """Have all closed with a multiprocessing worker, which ends by os._exit: atexit is not heard.
+
+    A worker begins by forgetting the finalizers that it inherits.
+    """
+    if parent_process() is not None:
+        util.Finalize(None, _close_all, exitpriority=_AFTER_ALL_ELSE)
 
 
 def _renew_all() -> None:
@@ -67,5 +81,6 @@ def _terminated(signum: int, _frame: FrameType | None) -> None:
 
 
 atexit.register(_close_all)
+util.register_after_fork(_close_all, _close_with_worker)
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_renew_all)

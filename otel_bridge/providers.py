@@ -2,17 +2,69 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from types import MappingProxyType, SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+from opentelemetry import metrics, trace
 from opentelemetry.attributes import BoundedAttributes
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
     from opentelemetry.metrics import Histogram
     from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
+
+
+def sdk_provider(provider: Any) -> Any:
+    """The SDK's provider behind one that wraps it, as logfire's does; any other as it is."""
+    for _ in range(5):
+        if hasattr(provider, "_active_span_processor") or hasattr(provider, "_metric_readers"):
+            return provider
+        inner = getattr(provider, "provider", None)
+        if inner is None:
+            break
+        provider = inner
+    return provider
+
+
+def exports_spans(provider: Any, but: str) -> bool:
+    """Whether a provider's spans go anywhere, other than to processors of the package `but`."""
+    if isinstance(provider, (trace.NoOpTracerProvider, trace.ProxyTracerProvider)):
+        return False
+    if not hasattr(provider, "_active_span_processor"):
+        return True  # one that we do not know
+    modules = (type(each).__module__ for each in span_processors(provider))
+    return any(not module.startswith(f"{but}.") for module in modules)
+
+
+class BoundedFlush:
+    """A provider's `force_flush`, which heeds no timeout, for a bounded time: on one thread."""
+
+    def __init__(self, provider: Any) -> None:
+        self._provider = provider
+        self._thread: threading.Thread | None = None
+        self._failed = False
+
+    def __call__(self, seconds: float) -> bool:
+        """Whether it came back in time, and raised nothing; that proves no delivery."""
+        if not hasattr(self._provider, "force_flush"):
+            return True
+        if self._thread is None or not self._thread.is_alive():
+            self._thread = threading.Thread(
+                target=self._flush, name="otel-bridge-flush", daemon=True
+            )
+            self._thread.start()
+        self._thread.join(max(seconds, 0.0))
+        return not self._thread.is_alive() and not self._failed
+
+    def _flush(self) -> None:
+        self._failed = True
+        with contextlib.suppress(Exception):
+            self._provider.force_flush()
+            self._failed = False
 
 
 def span_processors(provider: Any) -> tuple[Any, ...]:
@@ -56,8 +108,10 @@ def smallest_queue(provider: Any, default: int) -> int:
 
 
 def has_metric_readers(provider: Any) -> bool:
-    """Whether anybody reads an SDK meter provider's metrics."""
-    return bool(getattr(provider, "_metric_readers", ()))
+    """Whether anybody reads a meter provider's metrics."""
+    if isinstance(provider, metrics.NoOpMeterProvider) or provider is metrics.get_meter_provider():
+        return bool(getattr(provider, "_metric_readers", ()))
+    return bool(getattr(provider, "_metric_readers", True))  # True: one that we do not know
 
 
 def record_many(

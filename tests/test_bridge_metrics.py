@@ -20,6 +20,7 @@ from otel_bridge.langsmith import Delivery
 from otel_bridge.langsmith.metrics import observe
 from otel_bridge.pricing import price
 from otel_bridge.simulator import LangSmithCapture, MessageBatchesServer
+from otel_bridge.telemetry import BatchFacts
 from otel_bridge.telemetry.losses import losses
 from otel_bridge.usage import TokenUsage
 
@@ -56,35 +57,44 @@ def deliver(server: LangSmithCapture, state_dir: Path | None = None) -> Delivery
     return Delivery(client, state_dir=state_dir)
 
 
-def test_a_waiting_batch_shows_its_age_and_its_expiry_until_it_is_collected(
-    service: Any, make_requests: Make
+WAITING = (
+    semconv.METRIC_BATCH_OLDEST_AGE,
+    semconv.METRIC_BATCH_NEXT_EXPIRY,
+    semconv.METRIC_BATCH_ACTIVE,
+)
+
+
+def test_a_batch_that_is_waited_for_shows_its_age_and_its_expiry(
+    service: Any, api: MessageBatchesServer, make_requests: Make
 ) -> None:
     reader = InMemoryMetricReader()
     meters = MeterProvider([reader])
-    executor, second = (
-        BatchExecutor(
-            service.client,
-            tracer_provider=service.tracers,
-            meter_provider=meters,
-            settings=service.settings(),
-        )
-        for _ in range(2)
+    seen: list[dict[str, Any]] = []
+
+    def look(batch: BatchFacts) -> None:
+        seen.append({name: points(reader, name) for name in WAITING})
+        if len(seen) == 3:
+            api.end(batch.id)
+
+    executor = BatchExecutor(
+        service.client,
+        tracer_provider=service.tracers,
+        meter_provider=meters,
+        settings=service.settings(langsmith_tracing=False),
+        on_progress=look,
     )
-    assert points(reader, semconv.METRIC_BATCH_OLDEST_AGE) == {}
-    first, *_ = executor.submit(make_requests(3))
-    second.submit(make_requests(4))
-    assert points(reader, semconv.METRIC_BATCH_SUBMITTED) == {"None": 2}
-    assert points(reader, semconv.METRIC_BATCH_ACTIVE) == {"None": 2}
-    age = points(reader, semconv.METRIC_BATCH_OLDEST_AGE)["None"]
-    expiry = points(reader, semconv.METRIC_BATCH_NEXT_EXPIRY)["None"]
+    api._seconds = 60
+    (handle,) = executor.submit(make_requests(3))
+    submitted = {name: points(reader, name) for name in WAITING}
+    assert submitted == {name: {} for name in WAITING}, "who only submits does not wait"
+    assert points(reader, semconv.METRIC_BATCH_SUBMITTED) == {"None": 1}
+    list(executor.collect(handle))
+    age, expiry, active = (seen[2][name]["None"] for name in WAITING)
+    assert active == 1
     assert -1 <= age < 600
     assert age + expiry == pytest.approx(24 * 3600, abs=60)
-    list(executor.collect(first))
-    assert points(reader, semconv.METRIC_BATCH_ACTIVE) == {"None": 1}
-    assert len(points(reader, semconv.METRIC_BATCH_OLDEST_AGE)) == 1
-    list(second.collect(next(iter(second._submitted))))
+    assert points(reader, semconv.METRIC_BATCH_ACTIVE) == {"None": 0}
     assert points(reader, semconv.METRIC_BATCH_OLDEST_AGE) == {}
-    assert points(reader, semconv.METRIC_BATCH_NEXT_EXPIRY) == {}
     meters.shutdown()
 
 
@@ -163,15 +173,18 @@ def test_runs_are_counted_by_what_became_of_them(
     meters.shutdown()
 
 
-def test_spans_that_opentelemetry_says_it_lost_are_counted(service: Any) -> None:
+def test_spans_that_opentelemetry_says_it_lost_are_counted(
+    service: Any, make_requests: Make
+) -> None:
     reader = InMemoryMetricReader()
     meters = MeterProvider([reader])
-    BatchExecutor(
+    executor = BatchExecutor(
         service.client,
         tracer_provider=service.tracers,
         meter_provider=meters,
-        settings=service.settings(),
+        settings=service.settings(langsmith_tracing=False),
     )
+    executor.submit(make_requests(1))
     before = losses.spans
     assert points(reader, semconv.METRIC_SPANS_DROPPED) == {"None": before}
     complaint = logging.LogRecord(

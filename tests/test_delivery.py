@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +15,7 @@ from langsmith import Client
 from urllib3 import Retry
 
 from otel_bridge import identity
-from otel_bridge.langsmith import Delivery, DeliveryReport
+from otel_bridge.langsmith import Delivery, DeliveryReport, LeftBehind
 from otel_bridge.langsmith.multipart import Operation, encode
 from otel_bridge.simulator import LangSmithCapture
 
@@ -46,7 +48,8 @@ def connect(langsmith: LangSmithCapture) -> Iterator[Connect]:
     def make(**settings: Any) -> Delivery:
         client = Client(
             api_url=settings.pop("url", langsmith.url),
-            api_key="test",
+            api_key=settings.pop("api_key", "test"),
+            workspace_id=settings.pop("workspace_id", None),
             tracing_mode="langsmith",
             auto_batch_tracing=False,
             retry_config=Retry(total=0),
@@ -58,6 +61,13 @@ def connect(langsmith: LangSmithCapture) -> Iterator[Connect]:
     yield make
     for delivery in opened:
         delivery.close(0.1)
+
+
+def until(condition: Callable[[], Any], seconds: float = 15) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it never came to that"
+        time.sleep(0.05)
 
 
 def counts(delivery: Delivery) -> tuple[int, int, int]:
@@ -109,10 +119,7 @@ def test_it_recovers_by_itself(langsmith: LangSmithCapture, connect: Connect) ->
     langsmith.fail_next("POST", "multipart", status=503)
     delivery = connect()
     delivery.submit(post(1))
-    deadline = time.monotonic() + 8
-    while counts(delivery) != (1, 0, 0):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    until(lambda: counts(delivery) == (1, 0, 0), 8)
 
 
 def test_retry_after_is_heeded(langsmith: LangSmithCapture, connect: Connect) -> None:
@@ -121,10 +128,7 @@ def test_retry_after_is_heeded(langsmith: LangSmithCapture, connect: Connect) ->
     delivery.submit(post(1))
     time.sleep(2.2)
     assert counts(delivery) == (0, 1, 0)
-    deadline = time.monotonic() + 5
-    while counts(delivery) != (1, 0, 0):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    until(lambda: counts(delivery) == (1, 0, 0), 5)
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 413, 422])
@@ -199,3 +203,82 @@ def test_a_body_is_encoded_once_and_split_by_its_fields() -> None:
         assert f'name="post.{run(1)["id"]}{part}"' in text
     assert ".outputs" not in text
     assert "Content-Encoding" not in body.uncompressed().headers
+
+
+def test_a_body_that_is_too_large_is_split_and_sent_within_the_flush(
+    connect: Connect, tmp_path: Path
+) -> None:
+    with LangSmithCapture(max_body_bytes=100_000) as small:
+        delivery = connect(url=small.url, state_dir=tmp_path)
+        for number in range(1, 101):
+            delivery.submit(post(number, inputs={"a": "x" * 10_000}))
+        assert delivery.flush(patient=False)
+        assert counts(delivery) == (100, 0, 0)
+        assert all(len(each["inputs"]["a"]) == 10_000 for each in small.runs.values())
+
+
+def test_what_is_queued_while_langsmith_is_away_does_not_stay_in_memory_alone(
+    langsmith: LangSmithCapture, connect: Connect, tmp_path: Path
+) -> None:
+    langsmith.fail_next("POST", "multipart", status=429, headers={"retry-after": "300"})
+    delivery = connect(state_dir=tmp_path)
+    for number in (1, 2):
+        delivery.submit(post(number))
+        until(lambda number=number: delivery.report.spooled == number)  # type: ignore[misc]
+    assert len(list(tmp_path.glob("spool/*/*.json"))) == 2
+
+
+@pytest.mark.parametrize(
+    ("other", "kind"),
+    [
+        ({"api_key": "another"}, "other_keys"),
+        ({"workspace_id": "another"}, "other_keys"),
+        ({"url": "http://127.0.0.1:9"}, "other_endpoints"),
+    ],
+)
+def test_what_waits_is_for_its_endpoint_key_and_workspace_alone(
+    langsmith: LangSmithCapture,
+    connect: Connect,
+    tmp_path: Path,
+    other: dict[str, str],
+    kind: str,
+) -> None:
+    langsmith.fail_next("POST", "multipart", status=403)
+    first = connect(state_dir=tmp_path, api_key="sk-first")
+    first.submit(post(1))
+    assert first.flush(5)
+    langsmith.refuse_all(503)
+    first.submit(post(2))
+    assert first.flush(5, patient=False)
+    first.close(0.0)
+    langsmith.recover()
+    files = list(tmp_path.glob("spool/*/*.json"))
+    assert len(files) == 2
+    assert not any(b"sk-first" in file.read_bytes() for file in files)
+    stranger = connect(state_dir=tmp_path, **{"api_key": "sk-first", **other})
+    assert stranger.adopt(refused=True) == 0
+    assert stranger.left == LeftBehind(**{kind: 2})
+    stranger.close(0.0)
+    assert langsmith.runs == {}
+    again = connect(state_dir=tmp_path, api_key="sk-first")
+    assert again.flush(5)
+    assert again.replayed.sent == 1
+    assert again.left == LeftBehind(refused=1)
+
+
+def test_a_body_that_cannot_be_dealt_with_is_left_where_it_is(
+    connect: Connect, tmp_path: Path
+) -> None:
+    with LangSmithCapture(zstd=False) as plain:
+        first = connect(url=plain.url, state_dir=tmp_path)
+        first._closed = True  # it writes what it gets
+        first.submit(post(1))
+        first.submit(post(2))
+        damaged, _ = sorted(tmp_path.glob("spool/*/*.json"))
+        envelope = json.loads(damaged.read_text()) | {"body_base64": "AAAA"}
+        damaged.write_text(json.dumps(envelope))
+        first._spool.close()
+        second = connect(url=plain.url, state_dir=tmp_path)
+        second.flush(5)
+        assert (second.replayed.sent, second.replayed.dropped) == (1, 1)
+        assert len(list(tmp_path.glob(f"spool/*/{damaged.name}"))) == 1

@@ -15,6 +15,7 @@ import langsmith as ls
 import logfire
 import pytest
 from openinference.instrumentation.anthropic import AnthropicInstrumentor as OpenInference
+from opentelemetry import propagate
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.instrumentation.anthropic import AnthropicInstrumentor as OpenLLMetry
 from opentelemetry.instrumentation.genai.anthropic import AnthropicInstrumentor as GenAI
@@ -50,6 +51,8 @@ def instrumented(
     with ExitStack() as stack:
         provider = service.tracers
         if name == "logfire":
+            # It replaces the process's propagator.
+            stack.callback(propagate.set_global_textmap, propagate.get_global_textmap())
             traced = logfire.configure(
                 local=True,
                 send_to_logfire=False,

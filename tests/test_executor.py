@@ -20,7 +20,7 @@ from otel_bridge import (
     Settings,
     SubmissionAmbiguousError,
 )
-from otel_bridge.batches import submitting
+from otel_bridge.batches import reconciling
 from otel_bridge.simulator import MessageBatchesServer
 
 Make = Callable[[int], list[dict[str, Any]]]
@@ -33,7 +33,7 @@ def creations(service: Any) -> int:
 
 @pytest.fixture(autouse=True)
 def brisk(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(submitting, "_LOOKS", (0.01, 0.01))
+    monkeypatch.setattr(reconciling, "_LOOKS", (0.01, 0.01))
 
 
 def test_results_are_the_apis(service: Any, make_requests: Make) -> None:
@@ -65,7 +65,7 @@ def test_a_lost_answer_never_makes_a_second_batch(
     if action == "accept_then_close":
         assert len(executor.run(make_requests(4))) == 4
     else:
-        with pytest.raises(SubmissionAmbiguousError, match="lists no batch of 4 requests"):
+        with pytest.raises(SubmissionAmbiguousError, match="lists no new batch of 4 requests"):
             executor.submit(make_requests(4))
     assert creations(service) == 1
 
@@ -91,10 +91,25 @@ def test_a_busy_api_is_tried_again(service: Any, make_requests: Make, status: in
     assert creations(service) == 2
 
 
-def test_a_refusal_is_told_with_its_reason(service: Any, make_requests: Make) -> None:
-    service.api.fail_next(**CREATE, status=403)
-    with pytest.raises(BatchError, match="the API refused the batch: 403 simulated 403"):
+@pytest.mark.parametrize(
+    ("status", "fix"),
+    [
+        (400, "mend what it names"),
+        (401, "check ANTHROPIC_API_KEY"),
+        (403, "a key of ANTHROPIC_API_KEY whose workspace"),
+        (404, "check ANTHROPIC_BASE_URL"),
+        (408, "submit again, or in smaller parts"),
+        (413, "in smaller parts"),
+    ],
+)
+def test_a_refusal_is_told_with_its_reason_and_the_fix(
+    service: Any, make_requests: Make, status: int, fix: str
+) -> None:
+    service.api.fail_next(**CREATE, status=status)
+    told = f"the API refused the batch: {status} simulated {status}; .*{fix}"
+    with pytest.raises(BatchError, match=told):
         service.executor().submit(make_requests(1))
+    assert creations(service) == 1
 
 
 def test_bad_requests_are_refused_before_anything_is_sent(

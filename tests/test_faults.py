@@ -203,6 +203,78 @@ def test_what_is_refused_for_good_is_set_apart_and_can_be_sent_once_mended(
     backends.hold_everything_once(20)
 
 
+def test_a_refusal_and_what_is_refused_name_the_command_that_sends_it(
+    bridge: Any, backends: Backends, make_requests: Make
+) -> None:
+    backends.langsmith.refuse_all(403)
+    ran = bridge("run", bridge.write(make_requests(3)), "-o", "out.jsonl")
+    assert "6 are set apart for `otel-bridge replay --refused`" in ran.stderr
+    backends.langsmith.recover()
+    told = bridge("replay")
+    assert told.returncode == 0
+    assert "0 run updates sent" in told.stdout
+    assert "6 run updates are set apart as refused" in told.stderr
+    assert "`otel-bridge replay --refused` sends them" in told.stderr
+    assert json.loads(bridge("replay", "--json").stdout)["left"]["refused"] == 6
+
+
+def test_what_waits_for_another_key_is_sent_with_this_one_only_when_asked(
+    bridge: Any, backends: Backends, make_requests: Make
+) -> None:
+    backends.langsmith.refuse_all(503)
+    bridge("run", bridge.write(make_requests(3)), "-o", "out.jsonl")
+    backends.langsmith.recover()
+    bridge.environment["LANGSMITH_API_KEY"] = "another"
+    assert bridge("run", bridge.write(make_requests(2)), "-o", "out.jsonl").returncode == 0
+    llm = [each for each in backends.langsmith.runs.values() if each["run_type"] == "llm"]
+    assert len(llm) == 2
+    told = bridge("replay")
+    assert told.returncode == 0
+    assert "6 run updates are another key's or workspace's" in told.stderr
+    assert len(backends.langsmith.runs) == 4
+    assert json.loads(bridge("replay", "--other-keys", "--json").stdout)["sent"] == 6
+    assert len(backends.langsmith.runs) == 9
+
+
+def test_odd_files_in_the_spool_are_left_where_they_are(
+    bridge: Any, backends: Backends, make_requests: Make
+) -> None:
+    backends.langsmith.refuse_all(503)
+    bridge("run", bridge.write(make_requests(3)), "-o", "out.jsonl")
+    backends.langsmith.recover()
+    spool = bridge.folder / "state" / "spool"
+    some = next(spool.glob("*/*.json"))
+    odd = ["1_x.json", "2_3.json", f"1_{some.name.split('_')[1]}_7.json"]
+    for name, text in zip(odd, ("{}", "[]", "no JSON"), strict=True):
+        (some.parent / name).write_text(text)
+    for command in (["replay"], ["run", bridge.write(make_requests(2)), "-o", "out.jsonl"]):
+        ran = bridge(*command)
+        assert ran.returncode == 0, ran.stderr
+        lines = [line for line in ran.stderr.splitlines() if line.startswith("otel-bridge: ")]
+        (warning,) = lines
+        assert "a file holds no body and is left where it is" in warning
+        assert sorted(file.name for file in spool.glob("*/*.json")) == sorted(odd)
+    llm = [each for each in backends.langsmith.runs.values() if each["run_type"] == "llm"]
+    assert len(llm) == 5
+
+
+def test_a_mirror_that_cannot_be_is_said_in_one_line_with_the_fix(
+    bridge: Any, backends: Backends, make_requests: Make
+) -> None:
+    bridge.environment["LANGSMITH_RUNS_ENDPOINTS"] = "[]"
+    ran = bridge("run", bridge.write(make_requests(3)), "-o", "out.jsonl")
+    assert ran.returncode == 0
+    (line,) = [line for line in ran.stderr.splitlines() if line.startswith("otel-bridge: ")]
+    assert line.startswith("otel-bridge: Nothing is mirrored to LangSmith: ")
+    assert "LANGSMITH_ENDPOINT" in line
+    assert line.endswith("unset LANGSMITH_RUNS_ENDPOINTS")
+    replayed = bridge("replay")
+    assert replayed.returncode == 2
+    assert "Traceback" not in replayed.stderr
+    assert replayed.stderr.rstrip().endswith("unset LANGSMITH_RUNS_ENDPOINTS")
+    assert backends.langsmith.requests == []
+
+
 @pytest.mark.parametrize("trouble", ["read-only", "full"])
 def test_a_state_directory_that_fails_stops_nothing(
     bridge: Any, backends: Backends, make_requests: Make, trouble: str
@@ -375,4 +447,72 @@ def test_forked_workers_lose_nothing_and_send_nothing_twice(
     assert bridge("replay").returncode == 0
     workers = ("parent-before", "parent-after", "child-0", "child-1", "child-2")
     assert names(backends) == sorted(f"{who}-{number}" for who in workers for number in range(20))
+    assert backends.langsmith.conflicts == []
+
+
+WORKERS = """
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from otel_bridge import LangSmithSpanExporter
+
+
+def job(name):
+    work(name, 3)
+
+
+def job_of_its_own(name):
+    global tracer
+    own = TracerProvider(shutdown_on_exit=False)
+    own.add_span_processor(LangSmithSpanProcessor())
+    tracer = own.get_tracer("app")
+    job(name)
+
+
+def job_below_an_open_span(name):
+    global tracer
+    own = TracerProvider(shutdown_on_exit=False)
+    own.add_span_processor(SimpleSpanProcessor(LangSmithSpanExporter()))
+    tracer = own.get_tracer("app")
+    with trace.use_span(tracer.start_span("open")):
+        job(name)
+
+
+if __name__ == "__main__":
+    start = multiprocessing.get_context("METHOD")
+    processes = [
+        start.Process(target=target, args=(target.__name__,))
+        for target in (job, job_of_its_own, job_below_an_open_span)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+        assert process.exitcode == 0
+    with start.Pool(2) as pool:
+        pool.map(job, ["terminated-1", "terminated-2"])
+    pool = start.Pool(2)
+    pool.map(job, ["closed-1", "closed-2"])
+    pool.close()
+    pool.join()
+    with ProcessPoolExecutor(2, mp_context=start) as pool:
+        list(pool.map(job, ["future-1", "future-2"]))
+"""
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+@pytest.mark.parametrize("down", [False, True])
+def test_workers_of_multiprocessing_lose_nothing(
+    bridge: Any, backends: Backends, method: str, *, down: bool
+) -> None:
+    if down:
+        backends.langsmith.refuse_all(503)
+    process = service(bridge, WORKERS.replace("METHOD", method))
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    backends.recover()
+    assert bridge("replay").returncode == 0
+    jobs = ("job", "job_of_its_own", "job_below_an_open_span")
+    pooled = [f"{how}-{number}" for how in ("terminated", "closed", "future") for number in (1, 2)]
+    assert names(backends) == sorted(f"{who}-{n}" for who in (*jobs, *pooled) for n in range(3))
     assert backends.langsmith.conflicts == []

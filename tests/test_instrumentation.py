@@ -514,7 +514,7 @@ def test_the_executors_own_calls_are_not_told_twice(
     executor = service.executor()
     (handle,) = executor.submit(make_requests(10))
     service.flush()
-    assert service.otlp.metric_sum(semconv.METRIC_BATCH_ACTIVE) == 1
+    assert service.otlp.metric_sum(semconv.METRIC_BATCH_SUBMITTED) == 1
     list(executor.collect(handle))
     agrees_with_truth(service, handle.id)
     assert len(the_batch(service)) == 1

@@ -14,9 +14,10 @@ from typing import Any
 
 import pytest
 
-from otel_bridge import SubmissionAmbiguousError, identity
-from otel_bridge.batches import submitting
-from otel_bridge.journal import KEPT_SECONDS, Journal, Submission
+from otel_bridge import SubmissionAmbiguousError, identity, journal_file
+from otel_bridge.batches import reconciling, submitting
+from otel_bridge.journal import Journal, Part, Submission
+from otel_bridge.journal_file import KEPT_SECONDS
 
 Make = Callable[[int], list[dict[str, Any]]]
 OUTPUT = "gen_ai.client.inference.usage.output_tokens"
@@ -24,7 +25,7 @@ OUTPUT = "gen_ai.client.inference.usage.output_tokens"
 
 @pytest.fixture(autouse=True)
 def brisk(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(submitting, "_LOOKS", (0.01, 0.01))
+    monkeypatch.setattr(reconciling, "_LOOKS", (0.01, 0.01))
 
 
 def creations(service: Any) -> int:
@@ -35,7 +36,7 @@ def abandoned(state: Path, requests: list[dict[str, Any]]) -> None:
     """What a process leaves that is killed while it creates a batch of the requests."""
     program = (
         "import json, os, sys, pathlib\n"
-        "from otel_bridge.batches import submitting\n"
+        "from otel_bridge.batches import reconciling, submitting\n"
         "from otel_bridge.journal import Journal\n"
         "parts = [json.loads(sys.stdin.read())]\n"
         "journal = Journal(pathlib.Path(sys.argv[1]))\n"
@@ -178,9 +179,11 @@ def test_a_refused_batch_leaves_no_intent(
 ) -> None:
     requests = make_requests(5)
     service.api.fail_next("POST", "batches$", status=400)
+    executor = service.executor(state_dir=tmp_path)
     with pytest.raises(Exception, match="400"):
-        service.executor(state_dir=tmp_path).submit(requests)
-    assert unfinished(tmp_path, requests) == []
+        executor.submit(requests)
+    whole = submitting._fingerprint([requests])
+    assert executor.recorder.journal.unfinished(whole, awaited=True) == []
 
 
 def test_one_of_many_claims_is_granted(tmp_path: Path) -> None:
@@ -252,8 +255,37 @@ def test_a_journal_that_is_asked_while_it_works_neither_hangs_nor_breaks(
 ) -> None:
     """As when a collection of garbage closes a reader of results amid the journal's own work."""
     journal = Journal(tmp_path)
-    asked = journal._do(lambda _: journal.claim_telling("msgbatch_1"), None)
+    asked = journal._file.do(lambda _: journal.claim_telling("msgbatch_1"), None)
     assert asked
     assert journal.claim_telling("msgbatch_1")
     assert not journal.claim_telling("msgbatch_1")
     assert caplog.text == ""
+
+
+@pytest.mark.parametrize("opened", [False, True])
+def test_a_lock_that_passes_costs_nothing_that_was_noted(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    *,
+    opened: bool,
+) -> None:
+    """Another program holds the file for longer than anybody waits, then lets it go."""
+    monkeypatch.setattr(journal_file, "_BUSY_SECONDS", 0.02)
+    Journal(tmp_path).recall("")
+    journal = Journal(tmp_path)
+    (intent,) = journal.intend("whole", [Part(1, ())], {}) if opened else [1]
+    other = sqlite3.connect(tmp_path / "journal.sqlite3", isolation_level=None)
+    other.execute("BEGIN EXCLUSIVE")
+    journal.settle(intent, "msgbatch_1")
+    journal.tell("msgbatch_2", "spans")
+    assert journal.recall("msgbatch_1") is None
+    assert len(caplog.records) == 1
+    assert "locked by another process" in caplog.text
+    other.rollback()
+    other.close()
+    told = journal.recall("msgbatch_2")
+    assert told is not None
+    assert told.spans
+    assert (journal.recall("msgbatch_1") is not None) == opened
+    assert len(caplog.records) == 1

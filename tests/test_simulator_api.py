@@ -320,7 +320,8 @@ def test_a_stream_can_be_cut(running: Running, action: Any, error: Any) -> None:
     seen: list[Any] = []
     with pytest.raises(error) if error else nullcontext():
         seen.extend(client.messages.batches.results(batch.id))
-    assert len(seen) == 300
+    # The SDK holds a line back until more comes, which may be the news that the connection is cut.
+    assert len(seen) in ((299, 300) if action == "cut_connection" else (300,))
     assert len(read(client, batch.id)) == 600
 
 

@@ -25,6 +25,7 @@ FLOORS = {
     "identity": 1,
     "pricing": 2,
     "content": 2,
+    "journal_file": 2,
     "journal": 3,
     "telemetry": 4,
     "langsmith": 4,

@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 import logging
+import os
+import subprocess
+import sys
 from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
 from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
 
-from otel_bridge import identity, semconv
-from otel_bridge.simulator import CapturedSpan
+from otel_bridge import BatchError, BatchExecutor, BatchHandle, identity, semconv
+from otel_bridge.batches import base
+from otel_bridge.redaction import Redaction
+from otel_bridge.simulator import (
+    CapturedSpan,
+    LangSmithCapture,
+    MessageBatchesServer,
+    OtlpCapture,
+)
 
 ERROR = 2
 INTERNAL, CLIENT = 1, 3  # as OTLP numbers them
@@ -228,13 +241,11 @@ def test_a_result_that_never_comes_is_counted_as_missing(
     assert "1 of batch" in caplog.text
 
 
-def test_metrics_tell_distributions_duration_and_what_is_waited_for(
+def test_metrics_tell_distributions_duration_and_that_the_wait_is_over(
     service: Any, make_requests: Make
 ) -> None:
     executor = service.executor()
     (handle,) = executor.submit(named(make_requests(2), "a-ok-1", "a-errored-1"))
-    service.meters.force_flush()
-    assert service.otlp.metric_sum(semconv.METRIC_BATCH_ACTIVE) == 1
     list(executor.collect(handle))
     service.meters.force_flush()
     otlp = service.otlp
@@ -274,3 +285,119 @@ def test_a_batch_that_is_sampled_out_still_counts(service: Any, make_requests: M
     assert service.otlp.metric_sum(name) == truth["output_tokens"]
     assert service.otlp.spans == []
     assert service.langsmith.runs == {}
+
+
+def test_whoever_reads_a_batch_of_no_submitter_finds_it_in_its_own_trace(
+    service: Any, make_requests: Make
+) -> None:
+    (handle,) = service.executor().submit(make_requests(2))
+    stored = handle.to_dict()
+    tracer = service.tracers.get_tracer("app")
+    for name in ("first", "second"):
+        with tracer.start_as_current_span(name):
+            list(service.executor().collect(BatchHandle.from_dict(stored)))
+    service.flush()
+    ours = {span.trace_id for span in service.otlp.spans if span.scope == semconv.SCOPE}
+    assert ours == {f"{identity.batch_trace_id(handle.id):032x}"}
+    runs = service.langsmith.runs.values()
+    assert {run["trace_id"] for run in runs if run["run_type"] == "llm"} == {
+        run["id"] for run in runs if run["name"].startswith("batch")
+    }
+
+
+def test_a_request_whose_content_cannot_be_told_is_told_without_it(
+    service: Any, make_requests: Make
+) -> None:
+    (request,) = named(make_requests(1), "a-ok-1")
+    tool = {"name": "t", "input_schema": {"type": "object", "maximum": 2**64}}
+    request["params"]["tools"] = [tool]
+    settings = {"span_content": True, "langsmith_content": True, "max_request_spans": 1}
+
+    def fails(_: Any) -> Any:
+        raise ValueError("redaction is broken")
+
+    service.executor(**settings).run([request])
+    assert semconv.GEN_AI_INPUT_MESSAGES in by_custom_id(service)["a-ok-1"].attributes
+    service.executor(**settings, redaction=Redaction(fails)).run(named([request], "b-ok-1"))
+    told = by_custom_id(service)["b-ok-1"].attributes
+    assert semconv.GEN_AI_INPUT_MESSAGES not in told
+    assert told["gen_ai.usage.output_tokens"] > 0
+
+
+def test_a_failure_among_several_batches_quotes_no_request(
+    service: Any, api: MessageBatchesServer, make_requests: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(base, "split_requests", lambda requests: [requests[:1], requests[1:]])
+    api.fail_next("POST", "batches$", status=400)
+    with pytest.raises(BatchError):
+        service.executor().submit(make_requests(2))
+    service.flush()
+    (over,) = [span for span in service.otlp.spans if span.name == "batches"]
+    assert over.attributes["error.type"] == "BatchError"
+    assert not over.status_message
+    assert not over.events
+
+
+@dataclass
+class Wrapping(trace.TracerProvider):
+    """A provider around the SDK's, as logfire's is."""
+
+    provider: TracerProvider
+
+    def get_tracer(self, *arguments: Any, **named: Any) -> trace.Tracer:
+        return self.provider.get_tracer(*arguments, **named)
+
+
+def test_a_provider_around_the_sdks_is_seen_through(service: Any, make_requests: Make) -> None:
+    settings = service.settings()
+    service.mirror(settings)
+    executor = BatchExecutor(
+        service.client,
+        tracer_provider=Wrapping(service.tracers),
+        meter_provider=service.meters,
+        settings=settings,
+    )
+    results = executor.run(make_requests(3))
+    service.flush()
+    (batch_id,) = results.batch_ids
+    ids = {f"{identity.request_span_id(batch_id, custom_id):016x}" for custom_id in results}
+    assert ids <= {span.span_id for span in service.otlp.spans}
+    assert len([run for run in service.langsmith.runs.values() if run["run_type"] == "llm"]) == 3
+    assert len(service.tracers._active_span_processor._span_processors) == 2
+
+
+def test_a_provider_may_be_set_after_the_executor_was_made(
+    api: MessageBatchesServer, otlp: OtlpCapture, langsmith: LangSmithCapture, tmp_path: Path
+) -> None:
+    program = f"""
+import anthropic
+from opentelemetry import trace
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from otel_bridge import BatchExecutor
+
+executor = BatchExecutor()
+provider = TracerProvider()
+provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter("{otlp.url}/v1/traces")))
+trace.set_tracer_provider(provider)
+executor.run({make(2)!r})
+"""
+    environment = {
+        "PATH": os.environ["PATH"],
+        "ANTHROPIC_API_KEY": "test",
+        "ANTHROPIC_BASE_URL": api.url,
+        "LANGSMITH_TRACING": "true",
+        "LANGSMITH_ENDPOINT": langsmith.url,
+        "LANGSMITH_API_KEY": "test",
+        "OTEL_BRIDGE_POLL_INTERVAL": "0.05",
+        "OTEL_BRIDGE_STATE_DIR": str(tmp_path),
+    }
+    subprocess.run([sys.executable, "-c", program], env=environment, check=True, timeout=60)
+    assert len([span for span in otlp.spans if span.name.startswith("chat")]) == 2
+    assert len([run for run in langsmith.runs.values() if run["run_type"] == "llm"]) == 2
+
+
+def make(count: int) -> list[dict[str, Any]]:
+    params = {"model": "claude-haiku-4-5", "max_tokens": 9, "messages": [{"role": "user"}]}
+    return [{"custom_id": f"x-ok-{number}", "params": params} for number in range(count)]

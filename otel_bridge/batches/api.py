@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 import itertools
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    Callable,
+    Collection,
+    Generator,
+    Iterable,
+    Mapping,
+    Sequence,
+)
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
 
 import anthropic
+import orjson
 from anthropic._decoders.jsonl import AsyncJSONLDecoder, JSONLDecoder
 
 from otel_bridge.ours import ours
@@ -42,6 +52,15 @@ def _quiet(client: ClientT) -> ClientT:
     return ours(client.with_options(open_telemetry={**client.open_telemetry, "traces": False}))
 
 
+def _custom_ids(lines: Iterable[bytes]) -> set[str]:
+    """Whose results whole lines are."""
+    found = set()
+    for line in lines:
+        with contextlib.suppress(orjson.JSONDecodeError, AttributeError):
+            found.add(str(orjson.loads(line).get("custom_id")))
+    return found
+
+
 class SyncApi:
     """The API through `anthropic.Anthropic`."""
 
@@ -59,6 +78,21 @@ class SyncApi:
         """Batches created at `moment` or later, the newest first."""
         page = self._polling.messages.batches.list(limit=100)
         return list(itertools.takewhile(lambda batch: batch.created_at >= moment, page))
+
+    def date(self) -> str:
+        """What the API's clock says, as its answers' header tells; empty where none does."""
+        answer = self._polling.messages.batches.with_raw_response.list(limit=1)
+        return answer.headers.get("date", "")
+
+    def belongs(self, batch_id: str, custom_ids: Collection[str]) -> bool:
+        """Whether the batch has results, and of these requests alone."""
+        found = False
+        with contextlib.closing(self.lines(batch_id)) as chunks:
+            for ids in map(_custom_ids, chunks):
+                if not ids.issubset(custom_ids):
+                    return False
+                found = found or bool(ids)
+        return found
 
     def cancel(self, batch_id: str) -> MessageBatch:
         return self._polling.messages.batches.cancel(batch_id)
@@ -78,7 +112,7 @@ class SyncApi:
         """Tell a callback."""
         callback(news)
 
-    def lines(self, batch_id: str) -> Iterator[list[bytes]]:
+    def lines(self, batch_id: str) -> Generator[list[bytes]]:
         """The raw lines of the results as they arrive, the last one possibly cut."""
         decoder = self._polling.get(
             _results_path(batch_id),
@@ -119,6 +153,22 @@ class AsyncApi:
             found.append(batch)
         return found
 
+    async def date(self) -> str:
+        """What the API's clock says, as its answers' header tells; empty where none does."""
+        answer = await self._polling.messages.batches.with_raw_response.list(limit=1)
+        return answer.headers.get("date", "")
+
+    async def belongs(self, batch_id: str, custom_ids: Collection[str]) -> bool:
+        """Whether the batch has results, and of these requests alone."""
+        found = False
+        async with contextlib.aclosing(self.lines(batch_id)) as chunks:
+            async for lines in chunks:
+                ids = _custom_ids(lines)
+                if not ids.issubset(custom_ids):
+                    return False
+                found = found or bool(ids)
+        return found
+
     async def cancel(self, batch_id: str) -> MessageBatch:
         return await self._polling.messages.batches.cancel(batch_id)
 
@@ -141,7 +191,7 @@ class AsyncApi:
         if inspect.isawaitable(told):
             await told
 
-    async def lines(self, batch_id: str) -> AsyncIterator[list[bytes]]:
+    async def lines(self, batch_id: str) -> AsyncGenerator[list[bytes]]:
         """The raw lines of the results as they arrive, the last one possibly cut."""
         decoder = await self._polling.get(
             _results_path(batch_id),

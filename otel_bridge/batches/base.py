@@ -16,19 +16,20 @@ from otel_bridge.batches.api import AsyncApi, SyncApi
 from otel_bridge.batches.collecting import Collector
 from otel_bridge.batches.estimating import hold_to
 from otel_bridge.batches.handle import BatchHandle
+from otel_bridge.batches.reconciling import Found
 from otel_bridge.batches.requests import Request, split_requests
 from otel_bridge.batches.submitting import submit
 from otel_bridge.config import Settings
-from otel_bridge.errors import BatchError, PartialSubmissionError
+from otel_bridge.errors import BatchError, PartialSubmissionError, SubmissionAmbiguousError
 from otel_bridge.langsmith import mirror
 from otel_bridge.telemetry import Attempt, BatchFacts, BatchRecorder
 
 if TYPE_CHECKING:
-    from anthropic.types.messages import MessageBatch
     from opentelemetry.metrics import MeterProvider
     from opentelemetry.trace import TracerProvider
 
     from otel_bridge.batches.retrying import Attempts
+    from otel_bridge.langsmith import LangSmithSpanProcessor
 
 logger = logging.getLogger(__name__)
 
@@ -56,44 +57,35 @@ class ExecutorBase(Generic[ApiT]):
         self.on_given: Callable[[], None] = lambda: None
         """Called when results that arrived together were given, before telemetry sees them."""
         self._submitted: dict[str, BatchHandle] = {}
-        self._mirror = mirror(self.recorder.provider, self.settings)
+        self._meter_provider = meter_provider
 
     def submission(
-        self, requests: list[Request], *, resume: bool, attempt: Attempt | None = None
+        self,
+        requests: list[Request],
+        *,
+        resume: bool,
+        new: bool = False,
+        attempt: Attempt | None = None,
     ) -> flows.Flow[list[BatchHandle]]:
         """Create the batches of checked requests; see `BatchExecutor.submit`."""
         if attempt is None:  # what failed cost nothing, so a follow-up is within the first bound
             yield from hold_to(self.settings.max_cost, self.api, requests)
         parts = split_requests(requests)
-        handles: list[BatchHandle] = []
         with self.recorder.together(len(requests), len(parts)):
             carrier = carriers.current() | (attempt.to_carrier() if attempt else {})
 
-            def created(batch: MessageBatch, part: Sequence[Request]) -> flows.Flow[None]:
-                facts = BatchFacts.from_api(batch)
-                handles.append(self._created(facts, part, carrier))
+            def created(found: Found, part: Sequence[Request]) -> flows.Flow[BatchHandle]:
+                facts = BatchFacts.from_api(found.batch)
+                handle = self._created(facts, part, carrier, adopted=found.adopted)
                 yield from self._progress(facts)
+                return handle
 
             journal = self.recorder.journal
-            try:
-                intents = yield from submit(
-                    self.api, journal, parts, carrier, created, resume=resume
+            return (
+                yield from submit(
+                    self.api, journal, parts, carrier, created, resume=resume, new=new
                 )
-            except BatchError as error:
-                if not handles:
-                    raise
-                rest = [each for part in parts[len(handles) :] for each in part]
-                raise PartialSubmissionError(
-                    f"{len(handles)} of {len(parts)} batches were created; {len(rest):,} requests "
-                    f"are in none: {error}",
-                    handles,
-                    rest,
-                ) from error
-            if not resume:
-                journal.leave(intents)
-            for handle, intent in zip(handles, intents, strict=True):
-                handle.intent = intent
-        return handles
+            )
 
     def follow_up(
         self, attempts: Attempts, previous: Sequence[BatchHandle]
@@ -129,21 +121,32 @@ class ExecutorBase(Generic[ApiT]):
         for handle in handles:
             self.recorder.journal.received(handle.id)
 
+    def leave(self, handles: Sequence[BatchHandle]) -> None:
+        """Whoever submits the same requests again may go on with these batches."""
+        self.recorder.journal.leave(handle.intent for handle in handles)
+
     def _created(
-        self, facts: BatchFacts, requests: Sequence[Request], carrier: dict[str, str]
+        self,
+        facts: BatchFacts,
+        requests: Sequence[Request],
+        carrier: dict[str, str],
+        *,
+        adopted: bool,
     ) -> BatchHandle:
         known = self.recorder.journal.recall(facts.id)
         params = {request["custom_id"]: request["params"] for request in requests}
         models = tuple(sorted({str(each["model"]) for each in params.values()}))
         handle = BatchHandle(facts.id, facts.request_count, carrier, models, params)
-        parent = None
         if known is not None and known.carrier != carrier:  # another process began it
             handle.carrier = dict(known.carrier)
-            parent = carriers.context_of(handle.carrier)
-        attempt = Attempt.from_carrier(handle.carrier)
-        handle.recording = self.recorder.start(
-            facts, parent, models, attempt, created=parent is None
-        )
+        handle.adopted = adopted
+        if not adopted:
+            self._mirror()
+            if handle.carrier is carrier:
+                attempt = Attempt.from_carrier(carrier)
+                handle.recording = self.recorder.start(facts, None, models, attempt, created=True)
+            else:
+                handle.recording = carriers.begin(self.recorder, facts, handle.carrier, models)
         self._submitted[facts.id] = handle
         return handle
 
@@ -156,22 +159,46 @@ class ExecutorBase(Generic[ApiT]):
         if known is not None and not handle.carrier:
             handle.request_count = known.request_count
             handle.carrier, handle.models = dict(known.carrier), known.models
+        if known is not None and known.adopted:
+            logger.warning(
+                "Batch %s was found where an answer was lost: see that its custom ids are yours",
+                handle.id,
+            )
         return handle
+
+    def _mirror(self) -> LangSmithSpanProcessor | None:
+        """The provider's mirror: a service may set its provider after this was made."""
+        return mirror(self.recorder.provider, self.settings, self._meter_provider)
 
     def _seen(self, handle: BatchHandle) -> Callable[[BatchFacts], flows.Flow[None]]:
         def seen(facts: BatchFacts) -> flows.Flow[None]:
-            if handle.recording is None or handle.recording.missing:
-                handle.recording = self.recorder.start(
-                    facts,
-                    carriers.context_of(handle.carrier),
-                    handle.models,
-                    Attempt.from_carrier(handle.carrier),
-                )
-            else:
+            created = handle.adopted
+            if handle.adopted and facts.status == "ended":
+                yield from self._verify(handle)
+            if handle.recording is not None and not handle.recording.missing:
                 handle.recording.update(facts)
+            elif not handle.adopted:
+                self._mirror()
+                handle.recording = carriers.begin(
+                    self.recorder, facts, handle.carrier, handle.models, created=created
+                )
             yield from self._progress(facts)
 
         return seen
+
+    def _verify(self, handle: BatchHandle) -> flows.Flow[None]:
+        """Have the results tell whose a batch is that was taken for ours."""
+        journal = self.recorder.journal
+        if not (yield lambda: self.api.belongs(handle.id, handle.params)):
+            journal.reopen(handle.intent)
+            self._submitted.pop(handle.id, None)
+            raise SubmissionAmbiguousError(
+                f"batch {handle.id}, found where the answer to a submission was lost, has "
+                "results of other requests: it is others', and these requests are most likely in "
+                "no batch; run the same again, which looks once more before it creates one"
+            )
+        handle.adopted = False
+        journal.settle(handle.intent, handle.id)
 
     def _progress(self, facts: BatchFacts) -> flows.Flow[None]:
         callback = self._on_progress
@@ -186,8 +213,8 @@ class ExecutorBase(Generic[ApiT]):
 
     def _finish(self, collector: Collector, handle: BatchHandle) -> None:
         collector.finish()
-        sent = self._mirror is not None and self._mirror.force_flush()
-        if sent and collector.complete:
+        mirrored = self._mirror()
+        if mirrored is not None and mirrored.force_flush() and collector.complete:
             self.recorder.journal.tell(handle.id, "runs")
 
     def _abandon(self, handle: BatchHandle) -> None:

@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import anthropic
-import orjson
 from anthropic.types import MessageCountTokensParams
 
+from otel_bridge import content
 from otel_bridge.batches.flows import Flow, credentials_error, describe
 from otel_bridge.errors import BatchError, CostLimitError
 from otel_bridge.pricing import price
@@ -61,7 +61,7 @@ class _Sized:
     @classmethod
     def of(cls, request: Request) -> _Sized:
         params = request["params"]
-        data = orjson.dumps(params, default=str, option=orjson.OPT_NON_STR_KEYS)
+        data = content.dumps(params)
         cached = None
         if b'"cache_control":{' in data:
             cached = "1h" if b'"ttl":"1h"' in data else "5m"

@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, TypeVar
 
 import anthropic
+import httpx2
 
 from otel_bridge.batches import flows
 from otel_bridge.batches.api import AsyncApi, SyncApi
@@ -22,6 +23,7 @@ from otel_bridge.batches.collecting import (
     unreadable,
 )
 from otel_bridge.batches.handle import BatchHandle
+from otel_bridge.batches.refusals import never_sent
 from otel_bridge.batches.requests import Request, validate_requests
 from otel_bridge.batches.results import BatchResult, BatchResults
 from otel_bridge.batches.run import AsyncBatchRun, BatchRun
@@ -64,20 +66,22 @@ class BatchExecutor(Structuring):
         )
         self.api = SyncApi(client or _client(anthropic.Anthropic))
 
-    def submit(self, requests: Iterable[Request], *, resume: bool = False) -> list[BatchHandle]:
+    def submit(
+        self, requests: Iterable[Request], *, resume: bool = False, new: bool = False
+    ) -> list[BatchHandle]:
         """Check the requests whole, then create the batch; its span is open from here on.
 
         Nothing is sent where it may cost more than OTEL_BRIDGE_MAX_COST. More than one batch
         takes (100,000 requests or 256 MB) becomes several under one span.
         With `resume`, batches of these very requests that an earlier call with `resume` created
-        and nobody collected are gone on with, whatever became of its process.
+        and nobody collected are gone on with, whatever became of its process. With `new`, new
+        ones are created even where an earlier call broke off and may have created some.
 
-        Raises RequestsError and CostLimitError before anything is sent, BatchError when the API
-        refuses,
-        SubmissionAmbiguousError when it cannot be known whether a batch was created, and
-        PartialSubmissionError when some batches of several were.
+        Raises RequestsError, ConfigurationError and CostLimitError before anything is sent,
+        BatchError when the API refuses, SubmissionAmbiguousError when it cannot be known whether
+        a batch was created, and PartialSubmissionError when some batches of several were.
         """
-        return flows.drive(self.submission(validate_requests(requests), resume=resume))
+        return flows.drive(self.submission(validate_requests(requests), resume=resume, new=new))
 
     def collect(self, batch: BatchHandle | str) -> Iterator[BatchResult]:
         """Wait for the batch and stream its results; telemetry is complete at the end.
@@ -105,17 +109,17 @@ class BatchExecutor(Structuring):
             self._abandon(handle)
         self._submitted.pop(handle.id, None)
 
-    def start(self, requests: Iterable[Request]) -> BatchRun:
+    def start(self, requests: Iterable[Request], *, new: bool = False) -> BatchRun:
         """Submit with `resume`; iterate over what it returns to collect. Raises as `submit`.
 
-        Where only some of several batches could be created, these are collected, and
-        `unsubmitted` has the requests to submit again.
+        Where only some of several batches could be created, these are collected, and `lack`
+        tells what is in none or may be in one.
         """
-        return BatchRun(self, validate_requests(requests))
+        return BatchRun(self, validate_requests(requests), new=new)
 
-    def run(self, requests: Iterable[Request]) -> BatchResults:
+    def run(self, requests: Iterable[Request], *, new: bool = False) -> BatchResults:
         """Submit, wait, collect, and try again what may be; see `start`."""
-        run = self.start(requests)
+        run = self.start(requests, new=new)
         if run.lack:
             logger.error("%s", run.lack)
         results = {result.custom_id: result for result in run}
@@ -172,11 +176,11 @@ class AsyncBatchExecutor(AsyncStructuring):
         self.api = AsyncApi(client or _client(anthropic.AsyncAnthropic))
 
     async def submit(
-        self, requests: Iterable[Request], *, resume: bool = False
+        self, requests: Iterable[Request], *, resume: bool = False, new: bool = False
     ) -> list[BatchHandle]:
         """See BatchExecutor.submit."""
         checked = validate_requests(requests)
-        return await flows.drive_async(self.submission(checked, resume=resume))
+        return await flows.drive_async(self.submission(checked, resume=resume, new=new))
 
     async def collect(self, batch: BatchHandle | str) -> AsyncIterator[BatchResult]:
         """See BatchExecutor.collect."""
@@ -216,13 +220,13 @@ class AsyncBatchExecutor(AsyncStructuring):
             self._abandon(handle)
         self._submitted.pop(handle.id, None)
 
-    async def start(self, requests: Iterable[Request]) -> AsyncBatchRun:
+    async def start(self, requests: Iterable[Request], *, new: bool = False) -> AsyncBatchRun:
         """See BatchExecutor.start."""
-        return await AsyncBatchRun.of(self, validate_requests(requests))
+        return await AsyncBatchRun.of(self, validate_requests(requests), new=new)
 
-    async def run(self, requests: Iterable[Request]) -> BatchResults:
+    async def run(self, requests: Iterable[Request], *, new: bool = False) -> BatchResults:
         """See BatchExecutor.run."""
-        run = await self.start(requests)
+        run = await self.start(requests, new=new)
         if run.lack:
             logger.error("%s", run.lack)
         results = {result.custom_id: result async for result in run}
@@ -260,6 +264,8 @@ ClientT = TypeVar("ClientT", anthropic.Anthropic, anthropic.AsyncAnthropic)
 def _client(make: Callable[[], ClientT]) -> ClientT:
     try:
         client = make()
+    except httpx2.InvalidURL as error:
+        raise never_sent(error) or error from error
     except anthropic.AnthropicError as error:
         raise ConfigurationError(
             f"no Anthropic client can be made ({error}); set ANTHROPIC_API_KEY"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Awaitable, Callable, Generator
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import anthropic
@@ -42,7 +43,7 @@ def drive(flow: Flow[T]) -> T:
         while True:
             try:
                 value = call()
-            except Exception as error:  # noqa: BLE001 - the flow decides
+            except BaseException as error:  # noqa: BLE001 - the flow decides
                 call = flow.throw(error)
             else:
                 call = flow.send(value)
@@ -57,7 +58,7 @@ async def drive_async(flow: Flow[T]) -> T:
         while True:
             try:
                 value = await call()
-            except Exception as error:  # noqa: BLE001 - the flow decides
+            except BaseException as error:  # noqa: BLE001 - the flow decides
                 call = flow.throw(error)
             else:
                 call = flow.send(value)
@@ -73,13 +74,20 @@ def wait(
 ) -> Flow[BatchFacts]:
     """Poll until the batch ended; `seen` gets each answer.
 
-    Faults that pass (no connection, 429, 5xx) do not end the wait; nor do the first 404s, which
-    are reported right after a batch's creation.
+    A batch that was created just now is not asked for before the poll interval is over. Faults
+    that pass (no connection, 429, 5xx) do not end the wait for a batch that the API told of; nor
+    do the first 404s, which are reported right after a batch's creation.
     """
     batch_id, shift = handle.id, handle.shift
     pause = settings.poll_interval
     faults = not_found = 0
-    first = True
+    known = handle.recording is not None
+    if handle.recording is not None:
+        told = handle.recording.facts
+        handle.recording.update(told)
+        age = (datetime.now(UTC) - told.created_at).total_seconds()
+        if told.status != "ended" and 0 <= age < pause:
+            yield lambda: api.sleep(pause - age)
     while True:
         try:
             facts = BatchFacts.from_api((yield lambda: api.retrieve(batch_id)), shift)
@@ -99,14 +107,14 @@ def wait(
             raise credentials_error(error) from error
         except anthropic.APIConnectionError as error:
             faults += 1
-            if first or faults >= _FAULTS_IN_A_ROW:
+            if not known or faults >= _FAULTS_IN_A_ROW:
                 raise _unreadable(batch_id, error) from error
         else:
             faults = not_found = 0
+            known = True
             yield from seen(facts)
             if facts.status == "ended":
                 return facts
-        first = False
         delay = pause * random.uniform(0.9, 1.1)  # noqa: S311 - jitter, not a secret
         yield lambda delay=delay: api.sleep(delay)  # type: ignore[misc]
         pause = min(pause * 1.5, max(settings.poll_max_interval, settings.poll_interval))
@@ -156,5 +164,5 @@ def describe(error: Exception) -> str:
         hint = "; check ANTHROPIC_API_KEY" if error.status_code == 401 else ""
         return f"{error.status_code} {message}{hint}"
     if isinstance(error, anthropic.APIConnectionError):
-        return f"{error.request.url.host}: {error.message}"
+        return f"{error.request.url.host or error.request.url}: {error.message}"
     return str(error).splitlines()[0] if str(error) else type(error).__name__

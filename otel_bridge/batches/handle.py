@@ -30,6 +30,9 @@ class BatchHandle:
     intent: int | None = field(default=None, repr=False, compare=False)
     """The journal's, while the submitting process means to collect the batch."""
 
+    adopted: bool = field(default=False, repr=False, compare=False)
+    """Whether only its results will tell that it is no stranger's; nothing is told of it before."""
+
     shift: timedelta = field(default=timedelta(0), repr=False, compare=False)
     """How much later than it ran its spans are to lie."""
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import orjson
 
+from otel_bridge import content
 from otel_bridge.errors import RequestsError
 
 MAX_REQUESTS = 100_000
@@ -59,7 +60,7 @@ def split_requests(
     parts: list[list[Request]] = []
     room = 0
     for request in requests:
-        size = len(orjson.dumps(request, default=str, option=orjson.OPT_NON_STR_KEYS)) + 1
+        size = len(content.dumps(request)) + 1
         if size > max_bytes - _ENVELOPE_BYTES:
             raise RequestsError(
                 f"the request {request['custom_id']!r} has {size:,} bytes, more than the "

@@ -28,7 +28,7 @@ class _Run:
         self.handles = list(handles)
         """The batches so far, those of follow-ups last."""
         self.unsubmitted: tuple[Request, ...] = ()
-        """Requests that are in no batch, since a later one of several could not be created."""
+        """Requests that are surely in no batch, since one of several could not be created."""
         self.lack: PartialSubmissionError | None = None
         """Why there are such."""
         self.outcomes: Counter[str] = Counter()
@@ -56,15 +56,21 @@ class BatchRun(_Run):
     end, once. Raises what `collect` raises.
     """
 
-    def __init__(self, executor: BatchExecutor, requests: list[Request]) -> None:
+    def __init__(self, executor: BatchExecutor, requests: list[Request], *, new: bool) -> None:
         super().__init__(requests, (), executor.settings.max_attempts)
         self._executor = executor
         try:
-            self.handles += executor.submit(requests, resume=True)
+            self.handles += executor.submit(requests, resume=True, new=new)
         except PartialSubmissionError as error:
             self._lacks(error)
 
     def __iter__(self) -> Iterator[BatchResult]:
+        try:
+            yield from self._results()
+        finally:
+            self._executor.leave(self.handles)
+
+    def _results(self) -> Iterator[BatchResult]:
         handles = list(self.handles)
         while handles:
             for handle in handles:
@@ -89,16 +95,25 @@ class AsyncBatchRun(_Run):
         self._executor = executor
 
     @classmethod
-    async def of(cls, executor: AsyncBatchExecutor, requests: list[Request]) -> AsyncBatchRun:
+    async def of(
+        cls, executor: AsyncBatchExecutor, requests: list[Request], *, new: bool
+    ) -> AsyncBatchRun:
         """Submit the requests. Raises what `submit` raises."""
         run = cls(executor, requests, [])
         try:
-            run.handles += await executor.submit(requests, resume=True)
+            run.handles += await executor.submit(requests, resume=True, new=new)
         except PartialSubmissionError as error:
             run._lacks(error)
         return run
 
     async def __aiter__(self) -> AsyncIterator[BatchResult]:
+        try:
+            async for result in self._results():
+                yield result
+        finally:
+            self._executor.leave(self.handles)
+
+    async def _results(self) -> AsyncIterator[BatchResult]:
         handles = list(self.handles)
         while handles:
             for handle in handles:

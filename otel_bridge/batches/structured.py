@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import reduce
 from operator import add
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar, cast
 
 import orjson
 
@@ -79,7 +79,7 @@ class StructuredResults(ById[StructuredResult[T]]):
     @property
     def values_by_id(self) -> dict[str, T]:
         """The validated values."""
-        return {key: each.value for key, each in self.items() if each.value is not None}
+        return {key: cast("T", each.value) for key, each in self.items() if each.error is None}
 
     @property
     def failed(self) -> dict[str, StructuredResult[T]]:

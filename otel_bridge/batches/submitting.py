@@ -2,33 +2,49 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import random
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
 import anthropic
-import httpx2
-import orjson
 
-from otel_bridge.batches.flows import Flow, credentials_error, describe
-from otel_bridge.errors import BatchError, SubmissionAmbiguousError
+from otel_bridge import content
+from otel_bridge.batches.flows import Flow, describe
+from otel_bridge.batches.reconciling import Found, follow_up, known_here, reconcile
+from otel_bridge.batches.refusals import never_sent, refused
+from otel_bridge.errors import BatchError, PartialSubmissionError, SubmissionAmbiguousError
 from otel_bridge.journal import Journal, Part, Submission
-from otel_bridge.telemetry import BatchFacts
 
 if TYPE_CHECKING:
     from otel_bridge.batches.api import AsyncApi, SyncApi
+    from otel_bridge.batches.handle import BatchHandle
     from otel_bridge.batches.requests import Request
 
 logger = logging.getLogger(__name__)
 
 _BUSY = (429, 529)
-_NOT_SENT = (httpx2.ConnectError, httpx2.ConnectTimeout)
 _ATTEMPTS = 6
-_LOOKS = (1.0, 2.0, 4.0, 8.0)
-_CLOCK_SKEW = timedelta(minutes=5)
+
+Created = Callable[[Found, "Sequence[Request]"], Flow["BatchHandle"]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Planned:
+    """One batch to be: its requests, its intent and what is known of it from earlier."""
+
+    requests: Sequence[Request]
+    intent: int | None
+    known: Submission | None
+
+    @property
+    def begun(self) -> bool:
+        """Whether there is a batch of it from earlier."""
+        return self.known is not None and self.known.batch_id is not None
 
 
 def submit(
@@ -36,47 +52,69 @@ def submit(
     journal: Journal,
     parts: Sequence[Sequence[Request]],
     carrier: Mapping[str, str],
-    created: Callable[[Any, Sequence[Request]], Flow[None]],
+    created: Created,
     *,
     resume: bool,
-) -> Flow[list[int | None]]:
+    new: bool,
+) -> Flow[list[BatchHandle]]:
     """Create a batch of each part, or find the one that an earlier try created.
 
     `created` gets each batch and its requests in turn. The journal knows of all intents before
-    the first call and of each batch after its own, so a process that was killed in between is
-    followed up when the same requests are submitted again. With `resume`, so are batches that a
-    submission with `resume` made and nobody collected.
-
-    Returns the intents, which are the caller's until it leaves them.
+    the first call and of each batch after its own, so what was broken off in between is followed
+    up when the same requests are submitted again. With `resume`, so are batches that a submission
+    with `resume` made and nobody collected; the intents are then the caller's until it leaves
+    them. With `new`, nothing from earlier is.
     """
-    whole = _fingerprint(parts)
-    known = journal.unfinished(whole, awaited=resume)
-    if len(known) == len(parts):
-        intents: list[int | None] = [each.intent for each in known]
-        journal.take_over(intents)
-    else:
-        known = []
-        planned = [_part(each) for each in parts]
-        intents = journal.intend(whole, planned, carrier, awaited=resume)
+    plan = _plan(journal, parts, carrier, resume=resume, new=new)
+    handles: list[BatchHandle] = []
     try:
-        for index, requests in enumerate(parts):
-            batch = None
-            if known:
-                batch = yield from _follow_up(api, journal, known[index])
-                if known[index].batch_id is None:
-                    known = []  # nothing was begun after the part that broke off
-            if batch is None:
-                batch = yield from _create(api, journal, requests)
-            journal.settle(intents[index], batch.id)
-            yield from created(batch, requests)
-    except SubmissionAmbiguousError:
-        journal.leave(intents)
+        for part in plan:
+            found = None
+            if part.known is not None:
+                found = yield from follow_up(api, journal, part.known, part.requests)
+            if found is None:
+                found = yield from _create(api, journal, plan, part)
+            known_here.add(found.batch.id)
+            journal.settle(part.intent, found.batch.id, adopted=found.adopted)
+            handle = yield from created(found, part.requests)
+            handle.intent = part.intent
+            handles.append(handle)
+    except BaseException as error:
+        # Also where it is an interruption: then nobody knows what became of the call.
+        journal.leave(part.intent for part in plan)
+        if handles and isinstance(error, BatchError):
+            raise _partial(error, handles, plan) from error
         raise
-    except Exception:
-        journal.drop(intents)
-        journal.leave(intents)
-        raise
-    return intents
+    if not resume:
+        journal.leave(part.intent for part in plan)
+    return handles
+
+
+def _plan(
+    journal: Journal,
+    parts: Sequence[Sequence[Request]],
+    carrier: Mapping[str, str],
+    *,
+    resume: bool,
+    new: bool,
+) -> list[_Planned]:
+    whole = _fingerprint(parts)
+    known = journal.unfinished(whole, awaited=resume or new)
+    while new and known:
+        journal.give_up(known)
+        known = journal.unfinished(whole, awaited=True)
+    if [each.request_count for each in known] != [len(each) for each in parts[: len(known)]]:
+        known = []
+    intents: list[int | None] = [each.intent for each in known]
+    journal.take_over(intents)
+    # Of several parts, a refusal leaves the first ones.
+    made_at = known[0].made_at if known else None
+    rest = [_part(each) for each in parts[len(known) :]]
+    intents += journal.intend(whole, rest, carrier, awaited=resume, made_at=made_at)
+    return [
+        _Planned(requests, intent, part)
+        for requests, intent, part in itertools.zip_longest(parts, intents, known)
+    ]
 
 
 def _part(requests: Sequence[Request]) -> Part:
@@ -88,44 +126,40 @@ def _fingerprint(parts: Sequence[Sequence[Mapping[str, Any]]]) -> str:
     digest = blake2b(digest_size=16)
     for requests in parts:
         for request in requests:
-            digest.update(orjson.dumps(request, default=str, option=orjson.OPT_NON_STR_KEYS))
+            digest.update(content.dumps(request))
     return digest.hexdigest()
 
 
-def _follow_up(api: SyncApi | AsyncApi, journal: Journal, part: Submission) -> Flow[Any]:
-    """The batch that an earlier process created for a part, None when it created none."""
-    if part.batch_id is not None:
-        return (yield from _go_on(api, part.batch_id))
-    made = datetime.fromtimestamp(part.made_at, UTC)
-    found = yield from _look(api, journal, part.request_count, made)
-    if found is None:
-        reason = f"an earlier process was about to submit these requests at {made:%H:%M:%S}"
-        raise _ambiguous(reason, part.request_count)
-    if len(found) > 1:
-        raise _several("an earlier process submitted these requests", found)
-    if not found:
-        return None
-    logger.warning(
-        "An earlier process created batch %s for these requests; going on with it", found[0].id
+def _partial(
+    error: BatchError, handles: Sequence[BatchHandle], plan: Sequence[_Planned]
+) -> PartialSubmissionError:
+    """What to say where some parts are batches and one failed, after which none was tried."""
+    done = len(handles)
+    told = f"{done} of {len(plan)} batches were created; "
+    unknown: Sequence[Request] = ()
+    if isinstance(error, SubmissionAmbiguousError):
+        unknown = plan[done].requests
+        done += 1
+        told += f"whether {len(unknown):,} requests are in one is not known; "
+    rest = [each for part in plan[done:] if not part.begun for each in part.requests]
+    return PartialSubmissionError(
+        f"{told}{len(rest):,} requests are in none: {error}", handles, rest, unknown
     )
-    return found[0]
 
 
-def _go_on(api: SyncApi | AsyncApi, batch_id: str) -> Flow[Any]:
+def _create(
+    api: SyncApi | AsyncApi, journal: Journal, plan: Sequence[_Planned], part: _Planned
+) -> Flow[Found]:
     try:
-        batch = yield lambda: api.retrieve(batch_id)
-    except anthropic.NotFoundError:
-        return None  # it was deleted, so nobody can wait for it
-    except anthropic.AnthropicError as error:
-        raise BatchError(
-            f"these requests are in batch {batch_id} already, which cannot be read: "
-            f"{describe(error)}"
-        ) from error
-    logger.warning("These requests are in batch %s already; going on with it", batch_id)
-    return batch
+        return (yield from _call(api, journal, part.requests))
+    except SubmissionAmbiguousError:
+        raise
+    except Exception:
+        journal.drop(each.intent for each in plan if each is part or each.known is None)
+        raise
 
 
-def _create(api: SyncApi | AsyncApi, journal: Journal, requests: Sequence[Request]) -> Flow[Any]:
+def _call(api: SyncApi | AsyncApi, journal: Journal, requests: Sequence[Request]) -> Flow[Found]:
     """Create a batch.
 
     A refusal (429, 529) made no batch and is tried again with backoff. After an answer that
@@ -134,7 +168,7 @@ def _create(api: SyncApi | AsyncApi, journal: Journal, requests: Sequence[Reques
     started = datetime.now(UTC)
     for attempt in range(_ATTEMPTS):
         try:
-            return (yield lambda: api.create(requests))
+            return Found((yield lambda: api.create(requests)))
         except anthropic.APIStatusError as error:
             if error.status_code in _BUSY and attempt + 1 < _ATTEMPTS:
                 pause = _backoff(attempt, error)
@@ -142,70 +176,17 @@ def _create(api: SyncApi | AsyncApi, journal: Journal, requests: Sequence[Reques
                 yield lambda pause=pause: api.sleep(pause)  # type: ignore[misc]
                 continue
             if error.status_code < 500 or error.status_code in _BUSY:
-                raise BatchError(f"the API refused the batch: {describe(error)}") from error
-            reason = describe(error)
-        except TypeError as error:
-            raise credentials_error(error) from error
-        except (anthropic.APIConnectionError, anthropic.APIResponseValidationError) as error:
-            reason = describe(error)
-            if isinstance(error.__cause__, _NOT_SENT):
-                raise BatchError(
-                    f"nothing was submitted: {reason}; check ANTHROPIC_BASE_URL and the network"
-                ) from error
-        return (yield from _reconcile(api, journal, len(requests), started, reason))
+                raise refused(error) from error
+            reason = f"the API failed ({describe(error)})"
+        except Exception as error:
+            lack = never_sent(error)
+            if lack is error:
+                raise
+            if lack is not None:
+                raise lack from error
+            reason = f"no answer came ({describe(error)})"
+        return (yield from reconcile(api, journal, requests, started, reason))
     raise AssertionError("the last attempt returns or raises")
-
-
-def _reconcile(
-    api: SyncApi | AsyncApi, journal: Journal, count: int, started: datetime, reason: str
-) -> Flow[Any]:
-    found = yield from _look(api, journal, count, started)
-    if found is None:
-        raise _ambiguous(f"no answer came ({reason})", count)
-    if len(found) > 1:
-        raise _several(f"no answer came ({reason})", found)
-    if not found:
-        raise SubmissionAmbiguousError(
-            f"no answer came ({reason}) and the API lists no batch of {count} requests; "
-            "check the endpoint and submit again"
-        )
-    logger.warning("No answer came, but batch %s was created; going on", found[0].id)
-    return found[0]
-
-
-def _look(
-    api: SyncApi | AsyncApi, journal: Journal, count: int, since: datetime
-) -> Flow[list[Any] | None]:
-    """Batches that a submission of `count` requests may have made; None if nobody can tell."""
-    found: list[Any] | None = None
-    for pause in _LOOKS:
-        yield lambda pause=pause: api.sleep(pause)  # type: ignore[misc]
-        try:
-            listed = yield lambda: api.since(since - _CLOCK_SKEW)
-        except anthropic.AnthropicError:
-            continue
-        found = [
-            batch
-            for batch in listed
-            if BatchFacts.from_api(batch).request_count == count and not journal.recall(batch.id)
-        ]
-        if found:
-            break
-    return found
-
-
-def _ambiguous(reason: str, count: int) -> SubmissionAmbiguousError:
-    return SubmissionAmbiguousError(
-        f"{reason} and the API's list cannot be read; see whether it holds a batch of {count} "
-        "requests before submitting again"
-    )
-
-
-def _several(reason: str, found: list[Any]) -> SubmissionAmbiguousError:
-    ids = ", ".join(batch.id for batch in found)
-    return SubmissionAmbiguousError(
-        f"{reason} and more than one recent batch fits: {ids}; collect the right one by its id"
-    )
 
 
 def _backoff(attempt: int, error: anthropic.APIStatusError) -> float:

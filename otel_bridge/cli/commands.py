@@ -27,6 +27,7 @@ from otel_bridge.cli.options import (
     json_option,
     leave,
     max_cost_option,
+    new_option,
     output_option,
 )
 from otel_bridge.cli.session import Session, terminated
@@ -54,17 +55,24 @@ def cli() -> None:
 @click.argument("file")
 @output_option
 @max_cost_option
+@new_option
 @json_option
 @fail_on_error_option
 @guarded_command
 def run(
-    file: str, output: str | None, max_cost: float | None, as_json: bool, fail_on_error: bool
+    file: str,
+    output: str | None,
+    max_cost: float | None,
+    new: bool,
+    as_json: bool,
+    fail_on_error: bool,
 ) -> None:
     """Run the requests in FILE (JSONL, - for stdin): submit, wait, collect, emit."""
     requests = read_requests(file)
     check_output(output, as_json=as_json, source=file)
     session = Session(as_json=as_json, max_cost=max_cost)
-    run = session.executor.start(requests)
+    with session.creating():
+        run = session.executor.start(requests, new=new)
     outcomes = session.write(run, run.handles, output)
     session.summarise(run.handles, outcomes, run.attempts)
     if run.lack:
@@ -75,13 +83,14 @@ def run(
 @cli.command()
 @click.argument("file")
 @max_cost_option
+@new_option
 @json_option
 @guarded_command
-def submit(file: str, max_cost: float | None, as_json: bool) -> None:
+def submit(file: str, max_cost: float | None, new: bool, as_json: bool) -> None:
     """Submit the requests in FILE and print what `collect` needs."""
     requests = read_requests(file)
     session = Session(as_json=as_json, max_cost=max_cost)
-    handles, lack = session.submit(requests)
+    handles, lack = session.submit(requests, new=new)
     reports = session.telemetry.finish()
     if as_json:
         click.echo(
@@ -123,7 +132,12 @@ def _failed(outcomes: Mapping[str, int]) -> bool:
 
 
 def _to_go_on(lack: PartialSubmissionError) -> PartialSubmissionError:
-    """The same, with the rest of the requests in a file, here or where temporary files are."""
+    """The same, with the rest of the requests in a file, here or where temporary files are.
+
+    Unless it is to be run as a whole.
+    """
+    if lack.unknown:
+        return lack
     first = lack.unsubmitted[0]["custom_id"]
     then = f"submit the requests from {first!r} on to go on"
     for folder in (Path(), Path(tempfile.gettempdir())):

@@ -214,6 +214,8 @@ def _langsmith(settings: Settings) -> Check:
         return Check("backends", "LangSmith", "skipped", detail)
     try:
         answered = langsmith_probing.probe()
+    except ConfigurationError as error:
+        return Check("backends", "LangSmith", "failed", str(error))
     except BridgeError as error:
         return Check("backends", "LangSmith", "failed", f"{error}; check LANGSMITH_ENDPOINT")
     return Check("backends", "LangSmith", "ok", f"{answered} takes the key")
@@ -239,7 +241,7 @@ def _mirrored(settings: Settings, environ: Mapping[str, str]) -> Iterator[Check]
     yield Check(group, "OTLP", "ok", f"batch and request spans with {content}")
     if settings.langsmith_tracing:
         which = "every span" if settings.langsmith_spans == "all" else "spans of GenAI"
-        content = "prompts and answers" if settings.langsmith_content else "no prompt and no answer"
+        content = _told_langsmith(settings)
         share = f"{settings.langsmith_sampling_rate:.0%} of traces"
         detail = f"{which}, {share}, with {content}, to project {settings.langsmith_project}"
         yield Check(group, "LangSmith", "ok", detail)
@@ -254,6 +256,14 @@ def _mirrored(settings: Settings, environ: Mapping[str, str]) -> Iterator[Check]
         if environ.get(name, "").lower() in values:
             detail = "@traceable runs become spans as well; they are not mirrored back"
             yield Check(group, name, "warning", detail)
+
+
+def _told_langsmith(settings: Settings) -> str:
+    direct = settings.langsmith_route == "direct"
+    told = settings.span_content or (settings.langsmith_content and direct)
+    hidden = {"prompts": settings.langsmith_hide_inputs, "answers": settings.langsmith_hide_outputs}
+    parts = [name for name, hide in hidden.items() if told and not (hide and direct)]
+    return " and ".join(parts) or "no prompt and no answer"
 
 
 def _versions() -> Iterator[Check]:

@@ -51,6 +51,13 @@ max_cost_option = click.option(
 )
 
 
+new_option = click.option(
+    "--new",
+    is_flag=True,
+    help="Create new batches even where an earlier try with these requests broke off.",
+)
+
+
 fail_on_error_option = click.option(
     "--fail-on-error", is_flag=True, help="Exit with 3 when a request failed."
 )

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from types import FrameType
 from typing import NoReturn
 
@@ -22,7 +23,13 @@ from otel_bridge.cli.render import first_attempts
 from otel_bridge.cli.results import results_file
 from otel_bridge.cli.telemetry import Telemetry
 from otel_bridge.config import Settings
-from otel_bridge.errors import BridgeError, PartialSubmissionError
+from otel_bridge.errors import (
+    BatchError,
+    BatchNotFoundError,
+    BridgeError,
+    PartialSubmissionError,
+    SubmissionAmbiguousError,
+)
 from otel_bridge.telemetry import MISSING, OUTCOMES, UNKNOWN
 
 
@@ -52,12 +59,26 @@ class Session:
         click.get_current_context().obj = self.telemetry
         self.executor = BatchExecutor(settings=self.settings, on_progress=self.progress.update)
 
+    @contextlib.contextmanager
+    def creating(self) -> Iterator[None]:
+        """Say what to do where it is interrupted while batches are created."""
+        try:
+            yield
+        except KeyboardInterrupt:
+            again = "run the same again, which goes on with what was created"
+            if not self.executor.recorder.journal.kept:
+                again = "see `otel-bridge watch` for it before you run the same again"
+            raise BridgeError(
+                f"interrupted before the API said that it has the batch; {again}"
+            ) from None
+
     def submit(
-        self, requests: list[Request]
+        self, requests: list[Request], *, new: bool
     ) -> tuple[list[BatchHandle], PartialSubmissionError | None]:
         """What was created, and why that is not all."""
         try:
-            return self.executor.submit(requests), None
+            with self.creating():
+                return self.executor.submit(requests, new=new), None
         except PartialSubmissionError as error:
             return list(error.handles), error
 
@@ -78,11 +99,15 @@ class Session:
                     outcomes[result.type if result.type in OUTCOMES else UNKNOWN] += 1
         except KeyboardInterrupt as stop:
             self._interrupted(batches, stop)
+        except (BatchNotFoundError, SubmissionAmbiguousError):
+            raise
+        except BatchError as error:
+            raise BatchError(f"{error}; {_again(batches)} once more") from error
         except OSError as error:
             reason = error.strerror or error
             raise BridgeError(
                 f"{self.output or 'stdout'}: results cannot be written ({reason}); "
-                f"{_again(batches)} reads them again"
+                f"{_again(batches, 'the results')} again"
             ) from error
         if missing := sum(each.missing for each in first_attempts(batches)):
             outcomes[MISSING] = missing
@@ -90,12 +115,13 @@ class Session:
 
     def _interrupted(self, batches: list[BatchHandle], stop: KeyboardInterrupt) -> NoReturn:
         """Leave the batch running, or cancel it where someone asks for that once more."""
-        goes_on = f"interrupted; the batch goes on, {_again(batches)} reads it"
+        on = "the batch goes on" if len(batches) == 1 else "the batches go on"
+        goes_on = f"interrupted; {on}, {_again(batches)}"
         watched = sys.stdin.isatty() and sys.stderr.isatty()
         if watched and not isinstance(stop, TerminatedError):
             try:
                 click.echo(f"otel-bridge: {goes_on}", err=True)
-                goes_on = "the batch goes on"
+                goes_on = on
                 click.echo("Enter to leave it, Ctrl-C again to cancel it: ", err=True, nl=False)
                 sys.stdin.readline()
             except KeyboardInterrupt:
@@ -103,7 +129,7 @@ class Session:
                 if _confirmed("Cancel the batch? What is done is billed"):
                     for batch in batches:
                         self._cancel(batch.id)
-                    raise BridgeError(f"canceled; {_again(batches)} reads what was done") from None
+                    raise BridgeError(f"canceled; {_again(batches, 'what was done')}") from None
         raise BridgeError(goes_on) from None
 
     def _cancel(self, batch_id: str) -> None:
@@ -125,8 +151,13 @@ class Session:
                 click.echo(f"otel-bridge: {complaint}", err=True)
 
 
-def _again(batches: list[BatchHandle]) -> str:
-    return ", ".join(f"`otel-bridge collect {batch.id}`" for batch in batches)
+def _again(batches: list[BatchHandle], what: str = "") -> str:
+    commands = ", ".join(f"`otel-bridge collect {batch.id}`" for batch in batches)
+    return (
+        f"{commands} reads {what or 'it'}"
+        if len(batches) == 1
+        else f"{commands} read {what or 'them'}"
+    )
 
 
 def _confirmed(question: str) -> bool:

@@ -56,6 +56,7 @@ class BackendReport:
     refused: int = 0
     dropped: int = 0
     spooled: int = 0
+    set_apart: int = 0
     reason: str | None = None
     metrics_lost: bool = False
 
@@ -82,6 +83,8 @@ class BackendReport:
         refused = any(status in (self.reason or "") for status in (" 401", " 403"))
         remedy = "; check " + _VARIABLES[self.name][refused] if self.name in _VARIABLES else ""
         kept = f"; {self.spooled} wait on disk for `otel-bridge replay`" if self.spooled else ""
+        if self.set_apart:
+            kept += f"; {self.set_apart} are set apart for `otel-bridge replay --refused`"
         lack = f"{' and '.join(what)} did not reach {self.endpoint}"
         return f"{self.name}: {lack}{reason}{remedy}{kept}"
 
@@ -160,7 +163,7 @@ class Telemetry:
             "opentelemetry",
             "langsmith",
             "urllib3",
-            "otel_bridge.langsmith",
+            "otel_bridge.langsmith.delivery",
             "otel_bridge.telemetry.recorder",
         ):
             logger = logging.getLogger(name)
@@ -246,6 +249,7 @@ class Telemetry:
                     runs.refused,
                     runs.dropped,
                     runs.spooled,
+                    runs.set_apart,
                     runs.reason,
                 )
             )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 
@@ -27,7 +28,7 @@ from otel_bridge.errors import (
     DeliveryError,
 )
 from otel_bridge.journal import journal_in
-from otel_bridge.langsmith import Delivery
+from otel_bridge.langsmith import Delivery, LeftBehind
 
 
 @click.command()
@@ -127,23 +128,31 @@ def report(since: datetime | None, output: str | None, as_json: bool) -> None:
 @click.command()
 @json_option
 @click.option("--refused", is_flag=True, help="Also what LangSmith refused, once that is mended.")
+@click.option(
+    "--other-keys",
+    is_flag=True,
+    help="Also what was meant for another key or workspace at this endpoint.",
+)
 @guarded_command
-def replay(as_json: bool, refused: bool) -> None:
-    """Send to LangSmith what is spooled."""
+def replay(as_json: bool, refused: bool, other_keys: bool) -> None:
+    """Send to LangSmith what is spooled for this endpoint, key and workspace."""
     settings = Settings.from_env(strict=True)
-    logging.getLogger("otel_bridge.langsmith").setLevel(logging.ERROR)
+    logging.getLogger("otel_bridge.langsmith.delivery").setLevel(logging.ERROR)
     delivery = Delivery(state_dir=settings.state_dir)
-    delivery.adopt(refused=refused)
+    delivery.adopt(refused=refused, other_keys=other_keys)
     before = 0
     while (waiting := delivery.replayed.held_back) and waiting != before:
         before = waiting
         delivery.flush(10.0)
-    report = delivery.replayed
+    report, left = delivery.replayed, delivery.left
     delivery.close(0.0)
     if as_json:
-        click.echo(orjson.dumps({**dataclasses.asdict(report), "endpoint": delivery.endpoint}))
+        told = dataclasses.asdict(report) | {"left": dataclasses.asdict(left)}
+        click.echo(orjson.dumps({**told, "endpoint": delivery.endpoint}))
     else:
         click.echo(f"{report.sent} run updates sent to {delivery.endpoint}")
+    for line in _remain(left):
+        click.echo(f"otel-bridge: {line}", err=True)
     if report.held_back or report.refused:
         raise DeliveryError(
             f"LangSmith at {delivery.endpoint}: {report.held_back} run updates still wait, "
@@ -151,6 +160,23 @@ def replay(as_json: bool, refused: bool) -> None:
             "LANGSMITH_API_KEY"
         )
     leave(0)
+
+
+def _remain(left: LeftBehind) -> Iterator[str]:
+    """What is still on disk, and what sends it."""
+    if left.refused:
+        yield (
+            f"{left.refused} run updates are set apart as refused; once that is mended, "
+            "`otel-bridge replay --refused` sends them"
+        )
+    if left.other_keys:
+        yield (
+            f"{left.other_keys} run updates are another key's or workspace's; set "
+            "LANGSMITH_API_KEY and LANGSMITH_WORKSPACE_ID to theirs, or send them with these by "
+            "`otel-bridge replay --other-keys`"
+        )
+    if left.other_endpoints:
+        yield f"{left.other_endpoints} run updates wait for another LANGSMITH_ENDPOINT"
 
 
 @click.command()

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import contextvars
 import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
-
-from opentelemetry.context import Context
 
 from otel_bridge import carrier as carriers
 from otel_bridge.instrumentation.reading import Reading
@@ -148,17 +145,10 @@ class Watch:
         return known
 
     def _begin_elsewhere(self, watched: Watched, facts: BatchFacts) -> None:
-        """Begin the recording of a batch that another process created.
-
-        It belongs below its submitter or, where nobody knows that, in the trace that follows
-        from its id; never below what merely reads it, or each reader would make another one.
-        """
+        """Begin the recording of a batch that another process created."""
         known = self._recorder.journal.recall(facts.id)
-        parent = carriers.context_of(known.carrier) if known else None
-        models = known.models if known else ()
-        watched.recording = contextvars.Context().run(
-            self._recorder.start, facts, parent or Context(), models
-        )
+        carrier, models = (known.carrier, known.models) if known else ({}, ())
+        watched.recording = carriers.begin(self._recorder, facts, carrier, models)
 
     def _finish(
         self, watched: Watched, recording: BatchRecording, tally: Tally, duplicates: int
@@ -176,6 +166,7 @@ class Watch:
             recording.abandon()  # a later reading may complete it
         elif sent:
             self._recorder.journal.tell(watched.facts.id, "runs")
+        recording.abandon()  # so that anybody may tell again of what was lost
 
     def _forget_oldest(self) -> None:
         while len(self._batches) > _BATCHES:

@@ -6,6 +6,7 @@ from otel_bridge.langsmith.exporter import LangSmithSpanExporter
 from otel_bridge.langsmith.nesting import nest_traceable
 from otel_bridge.langsmith.processor import LangSmithSpanProcessor, mirror
 from otel_bridge.langsmith.propagator import LangSmithPropagator
+from otel_bridge.langsmith.spool import LeftBehind
 
 __all__ = [
     "Delivery",
@@ -13,6 +14,7 @@ __all__ = [
     "LangSmithPropagator",
     "LangSmithSpanExporter",
     "LangSmithSpanProcessor",
+    "LeftBehind",
     "RunContext",
     "mirror",
     "nest_traceable",

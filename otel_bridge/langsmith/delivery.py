@@ -14,10 +14,10 @@ from pathlib import Path
 import requests
 from langsmith import Client
 from langsmith import utils as ls_utils
-from urllib3 import Retry
 
+from otel_bridge.langsmith.connecting import Destination, connect
 from otel_bridge.langsmith.multipart import Body, Operation, encode
-from otel_bridge.langsmith.spool import Spool
+from otel_bridge.langsmith.spool import LeftBehind, Spool
 from otel_bridge.process import close_with_process, renew_after_fork
 
 logger = logging.getLogger(__name__)
@@ -26,6 +26,7 @@ _RUNS_PER_BODY = 500
 _BYTES_PER_BODY = 8_000_000
 _QUEUE_BYTES = 16_000_000
 _GATHER_SECONDS = 0.2
+_MEMORY_SECONDS = 5.0
 _IDLE_SECONDS = 60.0
 _FIRST_PAUSE = 1.0
 _LONGEST_PAUSE = 60.0
@@ -36,7 +37,8 @@ _TOO_LARGE = 413
 class DeliveryReport:
     """What became of the operations (posts and patches of runs) handed to LangSmith.
 
-    `held_back` ones wait, `spooled` of them on disk; `dropped` ones found no room there.
+    `held_back` ones wait, `spooled` of them on disk; `dropped` ones found no room there. Of the
+    `refused` ones `set_apart` are on disk, too.
     """
 
     sent: int = 0
@@ -44,6 +46,7 @@ class DeliveryReport:
     refused: int = 0
     dropped: int = 0
     spooled: int = 0
+    set_apart: int = 0
     reason: str | None = None
 
     def __add__(self, other: DeliveryReport) -> DeliveryReport:
@@ -53,6 +56,7 @@ class DeliveryReport:
             self.refused + other.refused,
             self.dropped + other.dropped,
             self.spooled + other.spooled,
+            self.set_apart + other.set_apart,
             other.reason or self.reason,
         )
 
@@ -75,21 +79,15 @@ class Delivery:
 
     A body that LangSmith does not take now (down, slow, 429, 5xx) goes to the spool, and
     everything after it waits behind it, so that a run is always posted before it is patched. So
-    does what a slow LangSmith leaves in the queue beyond a bound, and what is left at `close`. A
-    permanent refusal (other 4xx) is counted, said once and set apart; a body that is too large
-    is split. Conflicts (409) are repeats and count as sent. Nothing here raises into the caller.
+    does what a slow LangSmith leaves in the queue beyond bounds of bytes and of time, and what is
+    left at `close`. A permanent refusal (other 4xx) is counted, said once and set apart; a body
+    that is too large is split. Conflicts (409) are repeats and count as sent. Nothing here raises
+    into the caller. Raises ConfigurationError where no client can be made.
     """
 
     def __init__(self, client: Client | None = None, *, state_dir: Path | None = None) -> None:
-        # The explicit mode beats LANGSMITH_TRACING_MODE=otel, which would make a loop.
-        # Retrying is this class's work: retries beneath it would only hide time and reason.
-        self._client = client or Client(
-            tracing_mode="langsmith",
-            auto_batch_tracing=False,
-            retry_config=Retry(total=0),
-            timeout_ms=(3_000, 10_000),
-        )
-        self._spool = Spool(state_dir, self._client.api_url)
+        self._client = client or connect()
+        self._spool = Spool(state_dir, Destination.of(self._client))
         self._begin()
         if self._spool.adopt():
             with self._wake:
@@ -98,7 +96,7 @@ class Delivery:
         renew_after_fork(self)
 
     def _begin(self) -> None:
-        self._queue: deque[Operation] = deque()
+        self._queue: deque[tuple[float, Operation]] = deque()
         self._queued_bytes = 0
         self._wake = threading.Condition()
         self._sending: Body | None = None
@@ -160,7 +158,7 @@ class Delivery:
     def submit(self, operation: Operation) -> None:
         """Hand an operation over; returns at once."""
         with self._wake:
-            self._queue.append(operation)
+            self._queue.append((time.monotonic(), operation))
             self._queued_bytes += operation.size
             if self._closed or self._queued_bytes > _QUEUE_BYTES:
                 self._spill()
@@ -169,13 +167,20 @@ class Delivery:
             if len(self._queue) >= _RUNS_PER_BODY:
                 self._wake.notify_all()
 
-    def adopt(self, *, refused: bool = False) -> int:
-        """Take over what ended processes left, with `refused` also what was set apart.
+    @property
+    def left(self) -> LeftBehind:
+        """What is on disk that `adopt` leaves there unless it is asked for."""
+        with self._wake:
+            return self._spool.left()
 
-        Returns the number of operations.
+    def adopt(self, *, refused: bool = False, other_keys: bool = False) -> int:
+        """Take over what ended processes left for this API, key and workspace.
+
+        With `refused`, also what was set apart; with `other_keys`, also what was meant for other
+        keys and workspaces at this API. Returns the number of operations.
         """
         with self._wake:
-            found = self._spool.adopt(refused=refused)
+            found = self._spool.adopt(refused=refused, other_keys=other_keys)
             if found:
                 self._start()
             return found
@@ -184,7 +189,8 @@ class Delivery:
         """Send all that waits, for at most `timeout` seconds; True when all is safe.
 
         Safe is what LangSmith took, what it will never take, and what is in the spool on disk.
-        Unless `patient`, nothing is waited for while LangSmith is known not to answer.
+        Unless `patient`, nothing is waited for while LangSmith is known not to answer, and only
+        for what is this process's.
         """
         deadline = time.monotonic() + timeout
         with self._wake:
@@ -194,7 +200,7 @@ class Delivery:
             if patient and not self._asked:
                 self._retry_at = min(self._retry_at, time.monotonic())
             self._wake.notify_all()
-            while self._thread.is_alive() and (self._waiting() or (patient and self._spool)):
+            while self._thread.is_alive() and self._due(patient=patient):
                 left = deadline - time.monotonic()
                 if left <= 0:
                     break
@@ -224,6 +230,12 @@ class Delivery:
         fresh = sending is not None and not sending.adopted and not self._spool.holds(sending)
         return len(self._queue) + self._encoding + (sending.runs if sending and fresh else 0)
 
+    def _due(self, *, patient: bool) -> bool:
+        """Whether there is something to wait for; the spool only while LangSmith answers."""
+        if self._waiting():
+            return True
+        return bool(self._spool) if patient else self._spool.runs > 0 and not self._pause
+
     def _start(self) -> None:
         if self._thread is None or not self._thread.is_alive():
             self._thread = threading.Thread(
@@ -249,10 +261,13 @@ class Delivery:
                     self._wake.notify_all()
             except Exception as error:  # noqa: BLE001 - the thread must outlive any fault
                 with self._wake:
-                    lost = self._encoding + (self._sending.runs if self._sending else 0)
+                    lost, adopted = self._encoding, False
+                    if self._sending is not None:
+                        lost, adopted = self._sending.runs, self._sending.adopted
+                        self._spool.pass_over(self._sending)  # or it would fail for ever
                     self._encoding, self._sending = 0, None
                     reason = f"{type(error).__name__}: {error}"
-                    self._count(DeliveryReport(dropped=lost, reason=reason))
+                    self._count(DeliveryReport(dropped=lost, reason=reason), adopted=adopted)
                     self._retry_at = time.monotonic() + _FIRST_PAUSE
 
     def _next(self) -> Body | tuple[list[Operation], str] | None:
@@ -264,11 +279,14 @@ class Delivery:
                 self._looked = now
                 self._spool.adopt()
             full = len(self._queue) >= _RUNS_PER_BODY or self._queued_bytes >= _BYTES_PER_BODY
-            if now < self._retry_at:
-                if full or self._flushes:
-                    self._spill()
-                    self._wake.notify_all()
-                self._wake.wait(self._retry_at - now)
+            age = now - self._queue[0][0] if self._queue else 0.0
+            pause = self._retry_at - now
+            if age >= _MEMORY_SECONDS or (pause > 0 and (full or self._flushes)):
+                self._spill()
+                self._wake.notify_all()
+                age = 0.0
+            if pause > 0:
+                self._wake.wait(min(pause, _MEMORY_SECONDS - age))
                 gathered = True
             elif body := self._spool.oldest():
                 return body
@@ -283,10 +301,11 @@ class Delivery:
         operations: list[Operation] = []
         size = 0
         while self._queue and len(operations) < _RUNS_PER_BODY:
-            operation = self._queue[0]
+            _, operation = self._queue[0]
             if operations and (size + operation.size > _BYTES_PER_BODY or operation.alone):
                 break
-            operations.append(self._queue.popleft())
+            self._queue.popleft()
+            operations.append(operation)
             size += operation.size
             if operation.alone:
                 break
@@ -309,20 +328,25 @@ class Delivery:
             self._spool.done(body)
             self._count(DeliveryReport(sent=body.runs), adopted=body.adopted)
             return
-        parts = body.split() if refusal.status == _TOO_LARGE else []
         news = DeliveryReport(reason=refusal.reason)
         if refusal.pause is not None:
             self._retry_at = time.monotonic() + refusal.pause
             self._asked = refusal.asked
             self._keep(body)
-        elif parts:
-            for part in parts:
-                self._keep(part)
-            self._spool.done(body)
         else:
-            self._spool.refuse(body, refusal.reason)
-            news += DeliveryReport(refused=body.runs)
+            self._pause, self._asked = 0.0, False  # it answers
+            news += self._refused(body, refusal)
         self._count(news, adopted=body.adopted)
+
+    def _refused(self, body: Body, refusal: _Refusal) -> DeliveryReport:
+        parts = body.split() if refusal.status == _TOO_LARGE else []
+        for part in parts:
+            self._keep(part)
+        if parts:
+            self._spool.done(body)
+            return DeliveryReport()
+        kept = self._spool.refuse(body, refusal.reason)
+        return DeliveryReport(refused=body.runs, set_apart=body.runs if kept else 0)
 
     def _send(self, body: Body) -> _Refusal | None:
         """Why the body was not taken, None when it was."""

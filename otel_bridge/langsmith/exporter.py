@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 from otel_bridge.config import Settings
+from otel_bridge.langsmith.connecting import say_absent
 from otel_bridge.langsmith.delivery import Delivery
 from otel_bridge.langsmith.mirroring import Mirror
 from otel_bridge.langsmith.ordering import Ordering
+from otel_bridge.process import close_with_process
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan
@@ -52,9 +54,10 @@ class LangSmithSpanExporter(SpanExporter):
         try:
             self._delivery = delivery or Delivery(state_dir=settings.state_dir)
         except Exception as error:  # noqa: BLE001 - other exporters go on without it
-            logger.warning("Nothing is mirrored to LangSmith: %s", error)
+            say_absent(error)
             return
         self._mirror = Mirror(settings, self._delivery)
+        close_with_process(self)
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         if self._mirror is not None:
@@ -62,6 +65,10 @@ class LangSmithSpanExporter(SpanExporter):
         return SpanExportResult.SUCCESS
 
     def shutdown(self) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Send what waits for a parent, too."""
         self._ordering.drain()
         if self._delivery is not None:
             self._delivery.close()

@@ -41,8 +41,8 @@ class Mirror:
     def open(self, span: Span, parent_context: Context | None) -> None:
         """A chosen span starts: note its run for what will hang below it."""
         attributes = span.attributes or {}
-        if semconv.BATCH_CUSTOM_ID in attributes or not self.choice.samples(span):
-            return  # nothing hangs below a request, and it ends at once
+        if semconv.BATCH_OUTCOME in attributes or not self.choice.samples(span):
+            return  # nothing hangs below a batch's requests, and they hang below it alone
         parent = lineage.parent_of(span, parent_context)
         run = lineage.place(span, parent, attributes, self._opened)
         run.span = span
@@ -52,7 +52,10 @@ class Mirror:
 
     def close(self, span: ReadableSpan) -> None:
         """A chosen span has ended: send its run, or stamp it."""
-        if not self.choice.samples(span) or not first_to_take(span):
+        if not self.choice.samples(span):
+            content.pending.take(span.context.span_id)
+            return
+        if not first_to_take(span):
             return
         view = runs.View(span)
         run = self._run_of(view)

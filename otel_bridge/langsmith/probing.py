@@ -3,26 +3,20 @@
 from __future__ import annotations
 
 import requests
-from langsmith import Client
 from langsmith import utils as ls_utils
-from urllib3 import Retry
 
-from otel_bridge.errors import ConfigurationError, DeliveryError
+from otel_bridge.errors import DeliveryError
+from otel_bridge.langsmith.connecting import connect
 
 _CALLS = (("/info", "it does not answer"), ("/sessions?limit=1", "it refuses the key"))
 
 
 def probe() -> str:
-    """LangSmith's URL and version. Raises DeliveryError where it does not answer or refuses."""
-    try:
-        client = Client(
-            tracing_mode="langsmith",
-            auto_batch_tracing=False,
-            retry_config=Retry(total=0),
-            timeout_ms=(3_000, 5_000),
-        )
-    except ls_utils.LangSmithError as error:
-        raise ConfigurationError(f"no client can be made: {error}") from error
+    """LangSmith's URL and version.
+
+    Raises DeliveryError where it does not answer or refuses, ConfigurationError for no client.
+    """
+    client = connect(read_seconds=5.0)
     version = ""
     for path, fault in _CALLS:
         try:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
 
 from otel_bridge.config import Settings
+from otel_bridge.langsmith.connecting import say_absent
 from otel_bridge.langsmith.context import ancestry
 from otel_bridge.langsmith.delivery import Delivery
 from otel_bridge.langsmith.metrics import observe
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
     from opentelemetry.metrics import MeterProvider
 
 logger = logging.getLogger(__name__)
+_NO_PROVIDER = (
+    "LANGSMITH_TRACING is on, but the tracer provider takes no span processors; set one of the "
+    "OpenTelemetry SDK first"
+)
 
 
 class LangSmithSpanProcessor(SpanProcessor):
@@ -92,12 +97,13 @@ def mirror(
     """Add the mirror to an SDK tracer provider, once however often it is asked for.
 
     Its metrics go to `meter_provider`, the global one by default. Returns the provider's mirror,
-    None where LANGSMITH_TRACING is off or the provider takes no processors.
+    None where LANGSMITH_TRACING is off and, with one warning, where there can be no mirror.
     """
     settings = settings or Settings.from_env()
     if settings.sdk_disabled or not settings.langsmith_tracing:
         return None
     if not hasattr(provider, "add_span_processor"):
+        say_absent(_NO_PROVIDER)
         return None
     with _mirroring:
         known = next(
@@ -112,7 +118,7 @@ def mirror(
             try:
                 known = LangSmithSpanProcessor(None, settings, meter_provider)
             except Exception as error:  # noqa: BLE001 - the caller's batch goes on without it
-                logger.warning("Nothing is mirrored to LangSmith: %s", error)
+                say_absent(error)
                 return None
             put_first(provider, known)
         return known

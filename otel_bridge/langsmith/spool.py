@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import base64
 import bisect
 import contextlib
 import logging
-import os
+import math
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import orjson
-
+from otel_bridge.langsmith import envelope
+from otel_bridge.langsmith.connecting import Destination
+from otel_bridge.langsmith.envelope import Label
 from otel_bridge.langsmith.multipart import Body
 from otel_bridge.owner import Owner
 
@@ -19,8 +21,9 @@ logger = logging.getLogger(__name__)
 
 DISK_BYTES = 512_000_000
 MEMORY_BYTES = 64_000_000
-_ENDPOINT = "runs/multipart"
+_MEASURED_EVERY = 5.0
 _REFUSED = "refused"
+_NO_BODY = "a file holds no body and is left where it is"
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -35,22 +38,37 @@ class _Entry:
     body: Body | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class LeftBehind:
+    """Operations on disk that no process has in hand.
+
+    `refused` ones were set apart for this destination; the others wait, or were refused, for
+    other keys or workspaces at this API, and for other APIs.
+    """
+
+    refused: int = 0
+    other_keys: int = 0
+    other_endpoints: int = 0
+
+
 class Spool:
     """The bodies that wait for LangSmith, the oldest first; bounded, and the oldest are kept.
 
-    Files have the envelope that the LangSmith SDK writes to LANGSMITH_FAILED_TRACES_DIR, with
-    the API's URL beside it; only their owner can read them. Each user of the directory has a
-    folder of its own, so that bodies of one process are sent in order and by one sender; what an
-    ended process left is adopted by whoever looks first.
+    Each user of the directory has a folder of its own, so that bodies of one process are sent in
+    order and by one sender; what an ended process left is adopted by whoever looks first and has
+    the same destination.
     """
 
-    def __init__(self, state_dir: Path | None, api_url: str, limit: int = DISK_BYTES) -> None:
+    def __init__(
+        self, state_dir: Path | None, destination: Destination, limit: int = DISK_BYTES
+    ) -> None:
         self._root = state_dir / "spool" if state_dir else None
         self._owner = Owner(state_dir) if state_dir else None
-        self._api_url = api_url
+        self._destination = destination
         self._limit = limit
+        self._taken, self._measured = 0, -math.inf
         self._entries: list[_Entry] = []
-        self._said = False
+        self._said: set[str] = set()
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -105,50 +123,72 @@ class Spool:
             if entry.path is None:
                 return entry.body
             try:
-                envelope = orjson.loads(entry.path.read_bytes())
-                data = base64.b64decode(envelope["body_base64"])
-                return Body(data, envelope["headers"], entry.runs, entry.key, entry.adopted)
-            except (OSError, ValueError, KeyError, TypeError) as error:
-                self._say(f"{entry.path.name} cannot be read ({error}); it is left out")
+                data, headers = envelope.read(entry.path)
+                return Body(data, headers, entry.runs, entry.key, entry.adopted)
+            except (OSError, ValueError) as error:
+                self._say(_NO_BODY, f"{entry.path.name}: {error}")
                 self._entries.pop(0)
         return None
 
     def done(self, body: Body) -> None:
         """A body need not wait any more."""
-        for index, entry in enumerate(self._entries):
-            if entry.key == body.key:
-                self._entries.pop(index)
-                if entry.path is not None:
-                    entry.path.unlink(missing_ok=True)
-                return
+        entry = self._pop(body)
+        if entry is not None and entry.path is not None:
+            entry.path.unlink(missing_ok=True)
 
-    def refuse(self, body: Body, reason: str) -> None:
-        """Set a body apart that LangSmith will not take, with the reason."""
+    def pass_over(self, body: Body) -> None:
+        """A body cannot be dealt with: it waits no more; its file is left where it is."""
+        self._pop(body)
+
+    def refuse(self, body: Body, reason: str) -> bool:
+        """Set a body apart that LangSmith will not take, with the reason; whether it is kept."""
+        kept = False
         if self._root is not None and self._room(len(body.data)):
             try:
-                self._store(body, _REFUSED, reason=reason)
+                folder = self._folder(_REFUSED)
+                envelope.write(folder, body, self._destination, reason=reason)
+                kept = True
             except OSError as error:
-                self._say(f"a refused body cannot be kept ({error})")
+                self._say("a refused body cannot be kept", error)
         self.done(body)
+        return kept
 
-    def adopt(self, *, refused: bool = False) -> int:
-        """Take over what ended processes left for the same API; the number of operations.
+    def adopt(self, *, refused: bool = False, other_keys: bool = False) -> int:
+        """Take over what ended processes left for this destination; the number of operations.
 
-        With `refused`, also what was set apart.
+        With `refused`, also what was set apart; with `other_keys`, also what waits, or was set
+        apart, for other keys or workspaces at the same API.
         """
-        if self._root is None or self._owner is None or not self._root.is_dir():
-            return 0
         before = self.adopted_runs
         try:
-            for folder in sorted(self._root.iterdir()):
-                if folder.name == _REFUSED:
-                    if refused:
-                        self._adopt(folder)
-                elif folder.name != self._owner.name and not self._owner.lives(folder.name):
-                    self._adopt(folder)
+            for folder in self._unowned():
+                apart = folder.name == _REFUSED
+                for file, label in self._labelled(folder):
+                    if label.account == self._destination.account:
+                        wanted = refused or not apart
+                    else:
+                        wanted = other_keys and label.api == self._destination.api
+                    if wanted:
+                        self._adopt(file, label)
+                if not apart:
+                    _tidy(folder)
         except OSError as error:
-            self._say(f"what other processes left cannot be taken over ({error})")
+            self._say("what other processes left cannot be taken over", error)
         return self.adopted_runs - before
+
+    def left(self) -> LeftBehind:
+        """What nobody has in hand, and `adopt` does not take over by itself."""
+        here, refused, other_keys, other_endpoints = self._destination, 0, 0, 0
+        with contextlib.suppress(OSError):
+            for folder in self._unowned():
+                for _, label in self._labelled(folder):
+                    if label.api != here.api:
+                        other_endpoints += label.runs
+                    elif label.account != here.account:
+                        other_keys += label.runs
+                    elif folder.name == _REFUSED:
+                        refused += label.runs
+        return LeftBehind(refused, other_keys, other_endpoints)
 
     def close(self) -> None:
         """Leave what is on disk to whoever comes next."""
@@ -161,57 +201,59 @@ class Spool:
         """After a fork the parent's bodies are the parent's."""
         self._entries = []
 
-    def _adopt(self, folder: Path) -> None:
+    def _pop(self, body: Body) -> _Entry | None:
+        for index, entry in enumerate(self._entries):
+            if entry.key == body.key:
+                return self._entries.pop(index)
+        return None
+
+    def _unowned(self) -> Iterator[Path]:
+        """The folders of ended processes, and that of what was set apart."""
+        if self._root is None or self._owner is None or not self._root.is_dir():
+            return
+        for folder in sorted(self._root.iterdir()):
+            if folder.name == _REFUSED or (
+                folder.name != self._owner.name and not self._owner.lives(folder.name)
+            ):
+                yield folder
+
+    def _labelled(self, folder: Path) -> Iterator[tuple[Path, Label]]:
+        for file in sorted(folder.glob("*.json")):
+            if label := Label.of(file):
+                yield file, label
+            else:
+                self._say(_NO_BODY, file.name)
+
+    def _adopt(self, file: Path, label: Label) -> None:
         if self._owner is None:
             return
-        for file in sorted(folder.glob("*_*.json")):
-            key, _, runs = file.stem.rpartition("_")
-            try:
-                if orjson.loads(file.read_bytes()).get("api_url") != self._api_url:
-                    continue
-                size = file.stat().st_size
-                path = file.rename(self._folder(self._owner.name) / file.name)
-            except FileNotFoundError:
-                continue  # somebody else was first
-            except ValueError:
-                self._say(f"{file.name} is damaged; it is left where it is")
-                continue
-            bisect.insort(self._entries, _Entry(key, int(runs), size, True, path))
-        if folder.name != _REFUSED:
-            for draft in folder.glob("*.tmp"):
-                draft.unlink(missing_ok=True)
-            with contextlib.suppress(OSError):  # bodies for another API stay in it
-                folder.rmdir()
+        try:
+            size = file.stat().st_size
+            path = file.rename(self._folder(self._owner.name) / file.name)
+        except FileNotFoundError:
+            return  # somebody else was first
+        bisect.insort(self._entries, _Entry(label.key, label.runs, size, True, path))
 
     def _write(self, body: Body) -> Path | None:
         if self._owner is None or not self._room(len(body.data)):
             return None
         try:
-            return self._store(body, self._owner.name)
+            return envelope.write(self._folder(self._owner.name), body, self._destination)
         except OSError as error:
-            self._say(f"it cannot be written ({error}); runs wait in memory")
+            self._say("it cannot be written, runs wait in memory", error)
             return None
-
-    def _store(self, body: Body, folder: str, **more: str) -> Path:
-        path = self._folder(folder) / f"{body.key}_{body.runs}.json"
-        envelope = {
-            "version": 1,
-            "endpoint": _ENDPOINT,
-            "headers": body.headers,
-            "body_base64": base64.b64encode(body.data).decode(),
-            "api_url": self._api_url,
-            **more,
-        }
-        _write_private(path, orjson.dumps(envelope))
-        return path
 
     def _room(self, size: int) -> bool:
         if self._root is None:
             return False
-        taken = self.size
-        if taken + size * 4 // 3 <= self._limit:
+        now, needed = time.monotonic(), size * 4 // 3
+        if now - self._measured > _MEASURED_EVERY:  # to look at all files takes milliseconds
+            self._measured, self._taken = now, self.size
+        if self._taken + needed <= self._limit:
+            self._taken += needed
             return True
-        self._say(f"it holds {taken:,} bytes and takes no more; newer runs are dropped")
+        self._measured = -math.inf
+        self._say("it takes no more, newer runs are dropped", f"it holds {self._taken:,} bytes")
         return False
 
     def _folder(self, name: str) -> Path:
@@ -221,20 +263,14 @@ class Spool:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         return folder
 
-    def _say(self, what: str) -> None:
-        if not self._said:
-            self._said = True
-            logger.warning("The spool in %s: %s", self._root, what)
+    def _say(self, fault: str, detail: object) -> None:
+        if fault not in self._said:
+            self._said.add(fault)
+            logger.warning("The spool in %s: %s (%s)", self._root, fault, detail)
 
 
-def _write_private(path: Path, data: bytes) -> None:
-    """Write whole or not at all; nobody but the owner may read it."""
-    draft = path.with_suffix(".tmp")
-    try:
-        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-        draft.replace(path)
-    except OSError:
+def _tidy(folder: Path) -> None:
+    for draft in folder.glob("*.tmp"):
         draft.unlink(missing_ok=True)
-        raise
+    with contextlib.suppress(OSError):  # bodies for another destination stay in it
+        folder.rmdir()

@@ -57,9 +57,9 @@ def _run(command: list[str], variables: Mapping[str, str]) -> int:
 
 
 def _wait(variables: Mapping[str, str]) -> int:
-    print("\n".join(f"export {name}={value}" for name, value in variables.items()), flush=True)  # noqa: T201
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    print("\n".join(f"export {name}={value}" for name, value in variables.items()), flush=True)  # noqa: T201
     with contextlib.suppress(KeyboardInterrupt):
         stop.wait()
     return 0

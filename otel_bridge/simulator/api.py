@@ -41,6 +41,7 @@ class _Batch:
     ends_at: datetime
     cancel_initiated_at: datetime | None = None
     finished_before_cancel: float = 1.0
+    archived_at: datetime | None = None
     results: list[dict[str, Any]] | None = field(default=None, repr=False)
 
     @property
@@ -107,6 +108,10 @@ class MessageBatchesServer(LoopbackServer):
         """End a batch now."""
         batch = self._batches[batch_id]
         batch.ends_at = min(batch.ends_at, datetime.now(UTC))
+
+    def archive(self, batch_id: str) -> None:
+        """Have a batch that ended be too old: it is described, and its results are gone."""
+        self._batches[batch_id].archived_at = datetime.now(UTC)
 
     def results(self, batch_id: str) -> list[dict[str, Any]]:
         """The lines of a batch's results, shuffled as the API gives them."""
@@ -220,6 +225,8 @@ class MessageBatchesServer(LoopbackServer):
     def _results(self, batch: _Batch) -> Response:
         if not batch.ended:
             raise RefusedError(404, f"Message Batch {batch.id} has no results yet")
+        if batch.archived_at:
+            raise RefusedError(404, f"Message Batch {batch.id} is archived")
         return Response(
             200, _streamed(self.results(batch.id)), {"content-type": "application/x-jsonl"}
         )
@@ -253,10 +260,10 @@ class MessageBatchesServer(LoopbackServer):
             "created_at": _timestamp(batch.created_at),
             "ended_at": _timestamp(batch.ends_at) if ended else None,
             "expires_at": _timestamp(batch.created_at + _LIFE),
-            "archived_at": None,
+            "archived_at": _timestamp(batch.archived_at),
             "cancel_initiated_at": _timestamp(batch.cancel_initiated_at),
             "results_url": f"{self.results_host or self.url}{PATH}/{batch.id}/results"
-            if ended
+            if ended and not batch.archived_at
             else None,
         }
 

@@ -36,15 +36,21 @@ class LangSmithCapture(LoopbackServer):
     """Takes runs and keeps them, refusing what LangSmith refuses. Set LANGSMITH_ENDPOINT to `url`.
 
     `zstd` is what `/info` says of compressed bodies; `api_key` is the only key that is taken,
-    any by default.
+    any by default. Bodies of more than `max_body_bytes`, decompressed, are refused with 413.
     """
 
     def __init__(
-        self, *, zstd: bool = True, api_key: str | None = None, latency: float = 0.0
+        self,
+        *,
+        zstd: bool = True,
+        api_key: str | None = None,
+        latency: float = 0.0,
+        max_body_bytes: int = MAX_BODY_BYTES,
     ) -> None:
         super().__init__(latency=latency)
         self._zstd = zstd
         self._api_key = api_key
+        self._max_body_bytes = max_body_bytes
         self._runs = Runs()
         self._spans = SpanRuns()
         self.refusals: list[str] = []
@@ -125,7 +131,7 @@ class LangSmithCapture(LoopbackServer):
             "batch_ingest_config": {
                 "use_multipart_endpoint": True,
                 "size_limit": 100,
-                "size_limit_bytes": MAX_BODY_BYTES,
+                "size_limit_bytes": self._max_body_bytes,
                 "scale_up_qsize_trigger": 1000,
                 "scale_up_nthreads_limit": 16,
                 "scale_down_nempty_trigger": 4,
@@ -136,8 +142,8 @@ class LangSmithCapture(LoopbackServer):
         key = request.headers.get("x-api-key")
         if not key or (self._api_key is not None and key != self._api_key):
             raise RefusedError(401, "Invalid token")
-        if len(request.body) > MAX_BODY_BYTES:
-            raise RefusedError(413, f"the body has more than {MAX_BODY_BYTES} bytes")
+        if len(request.body) > self._max_body_bytes:
+            raise RefusedError(413, f"the body has more than {self._max_body_bytes} bytes")
 
     def _take_multipart(self, request: Request) -> None:
         if request.headers.get("content-encoding") == "zstd" and not self._zstd:

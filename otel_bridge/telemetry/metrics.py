@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from otel_bridge import semconv
 from otel_bridge.pricing import at_list_price, without_cache
-from otel_bridge.providers import has_metric_readers, record_many
+from otel_bridge.providers import BoundedFlush, has_metric_readers, record_many
 from otel_bridge.telemetry.batch import SUCCEEDED, BatchFacts
 from otel_bridge.telemetry.losses import losses
 from otel_bridge.telemetry.observed import waiting_batches
@@ -31,11 +30,12 @@ _PROVIDER: Attributes = {semconv.GEN_AI_PROVIDER_NAME: "anthropic"}
 
 
 class BatchMetrics:
-    """The instruments, made once per meter provider."""
+    """The instruments on a meter provider, and which batches they have counted."""
 
     def __init__(self, provider: MeterProvider, version: str, *, legacy: bool) -> None:
         self._provider = provider
-        self._unproven: list[str] = []
+        self._flush = BoundedFlush(provider)
+        self._unproven: set[str] = set()
         meter = provider.get_meter(semconv.SCOPE, version)
         self._legacy = legacy
         self._counters = {
@@ -100,22 +100,16 @@ class BatchMetrics:
         """Whether anybody reads these metrics."""
         return has_metric_readers(self._provider)
 
-    def exported(self, timeout: float = 5.0) -> list[str]:
+    def exported(self, timeout: float = 5.0) -> set[str]:
         """Have what was recorded exported; the ids of batches whose metrics are out.
 
         Waits at most `timeout` seconds. What an exporter does not take now goes out with a later
         export of this process, since sums are cumulative, and is proven by it.
         """
-        flush = getattr(self._provider, "force_flush", None)
-        lost, unproven = losses.metrics, list(self._unproven)
-        if flush is None:
-            return []
-        thread = threading.Thread(target=flush, name="otel-bridge-metrics", daemon=True)
-        thread.start()
-        thread.join(timeout)
-        if thread.is_alive() or losses.metrics > lost:
-            return []
-        self._unproven = [each for each in self._unproven if each not in unproven]
+        lost, unproven = losses.metrics, set(self._unproven)
+        if not self._flush(timeout) or losses.metrics > lost:
+            return set()
+        self._unproven -= unproven
         return unproven
 
     def submitted(self) -> None:
@@ -140,7 +134,7 @@ class BatchMetrics:
         context: Context,
     ) -> None:
         """All of one batch at once; `context` holds its span, which exemplars then name."""
-        self._unproven.append(batch.id)
+        self._unproven.add(batch.id)
         for model, measured in models.items():
             usage = measured.usage
             self._distribute(batch, model, measured, context)

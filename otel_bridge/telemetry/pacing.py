@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-import threading
 import time
 from typing import Any
 
-from otel_bridge.providers import smallest_queue
+from otel_bridge.providers import BoundedFlush, smallest_queue
 from otel_bridge.telemetry.losses import losses
 
 _DEFAULT_QUEUE = 2048
@@ -23,19 +22,18 @@ def _default_queue() -> int:
 class Pacer:
     """Lets the provider drain after each slice of spans smaller than half its queue.
 
-    The other half is for the spans that the service ends meanwhile. `force_flush` heeds no
-    timeout and proves no delivery, so it runs on a thread; `patience` is the time in seconds that
+    The other half is for the spans that the service ends meanwhile. `force_flush` proves
+    no delivery; `patience` is the time in seconds that
     flushes of one burst may take which fail or do not return. After that spans go on unpaced: a
     backend that hangs costs telemetry, never the caller's time. A backend that is merely slow is
     waited for. A processor that `force_flush` does not drain cannot be slowed.
     """
 
     def __init__(self, provider: Any, patience: float = 20.0) -> None:
-        self._flush = getattr(provider, "force_flush", None)
+        self._flush = BoundedFlush(provider)
         self._patience = patience
         self._slice = max(1, smallest_queue(provider, _default_queue()) // 2)
         self._emitted = 0
-        self._thread: threading.Thread | None = None
 
     def emitted(self) -> None:
         """One span was ended."""
@@ -46,16 +44,8 @@ class Pacer:
 
     def drain(self) -> bool:
         """Wait for the provider's processors; False when patience ran out first."""
-        if self._flush is None:
-            return True
-        if self._thread is None or not self._thread.is_alive():
-            self._thread = threading.Thread(
-                target=self._flush, name="otel-bridge-flush", daemon=True
-            )
-            self._thread.start()
         started, lost = time.monotonic(), losses.spans
-        self._thread.join(max(self._patience, 0.0))
-        drained = not self._thread.is_alive()
+        drained = self._flush(self._patience)
         if not drained or losses.spans > lost:
             self._patience -= time.monotonic() - started
         return drained

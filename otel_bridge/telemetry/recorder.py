@@ -7,6 +7,7 @@ import logging
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from opentelemetry import context as otel_context
@@ -17,7 +18,7 @@ from otel_bridge import content, identity, semconv
 from otel_bridge.config import Settings
 from otel_bridge.journal import journal_in
 from otel_bridge.pricing import Cost, price
-from otel_bridge.providers import span_processors
+from otel_bridge.providers import exports_spans, sdk_provider
 from otel_bridge.telemetry.attempt import Attempt
 from otel_bridge.telemetry.attributes import (
     batch_attributes,
@@ -41,7 +42,7 @@ from otel_bridge.telemetry.losses import losses
 from otel_bridge.telemetry.metrics import BatchMetrics
 from otel_bridge.telemetry.pacing import Pacer
 from otel_bridge.telemetry.selection import Selection
-from otel_bridge.telemetry.spans import chosen_id_tracer, start_span
+from otel_bridge.telemetry.spans import chosen_id_tracer, span_over, start_span
 from otel_bridge.telemetry.sums import Measured, Sum
 from otel_bridge.telemetry.tally import Tally
 from otel_bridge.telemetry.totals import totals_of
@@ -74,11 +75,25 @@ class BatchRecorder:
     ) -> None:
         self.settings = settings or Settings.from_env()
         self.journal = journal_in(self.settings.state_dir)
-        self.provider = tracer_provider or trace.get_tracer_provider()
-        self.tracer = chosen_id_tracer(self.provider, __version__)
+        self._tracer_provider = tracer_provider
+        self._meter_provider = meter_provider
         losses.watch()
-        self.metrics = BatchMetrics(
-            meter_provider or metrics.get_meter_provider(),
+
+    @property
+    def provider(self) -> Any:
+        """The tracer provider: a service may set the global one after this was made."""
+        return sdk_provider(self._tracer_provider or trace.get_tracer_provider())
+
+    @property
+    def tracer(self) -> trace.Tracer:
+        """Makes spans with chosen ids."""
+        return chosen_id_tracer(self.provider, __version__)
+
+    @cached_property
+    def metrics(self) -> BatchMetrics:
+        """The instruments, made when the first batch needs them."""
+        return BatchMetrics(
+            sdk_provider(self._meter_provider or metrics.get_meter_provider()),
             __version__,
             legacy=not self.settings.latest_semconv_only,
         )
@@ -89,36 +104,18 @@ class BatchRecorder:
         if batches < 2:
             yield
             return
-        span: trace.Span = trace.INVALID_SPAN
-        with contextlib.suppress(Exception):
-            span = self.tracer.start_span(
-                "batches",
-                attributes={
-                    semconv.GEN_AI_PROVIDER_NAME: "anthropic",
-                    semconv.BATCH_REQUEST_COUNT: requests,
-                    semconv.BATCH_PART_COUNT: batches,
-                },
-            )
-        try:
-            # The API's refusal may quote a request.
-            with trace.use_span(span, record_exception=False, set_status_on_exception=False):
-                yield
-        except Exception as error:
-            with contextlib.suppress(Exception):
-                span.set_attribute(semconv.ERROR_TYPE, type(error).__qualname__)
-                span.set_status(Status(StatusCode.ERROR))
-            raise
-        finally:
-            with contextlib.suppress(Exception):
-                span.end()
+        attributes = {
+            semconv.GEN_AI_PROVIDER_NAME: "anthropic",
+            semconv.BATCH_REQUEST_COUNT: requests,
+            semconv.BATCH_PART_COUNT: batches,
+        }
+        with span_over(lambda: self.tracer, "batches", attributes):
+            yield
 
     @property
     def exports(self) -> bool:
         """Whether spans go anywhere but to our own mirror."""
-        return any(
-            not type(each).__module__.startswith("otel_bridge.")
-            for each in span_processors(self.provider)
-        )
+        return exports_spans(self.provider, but="otel_bridge")
 
     def told(self, batch_id: str) -> bool:
         """Whether the batch was told whole to every backend that is configured."""
@@ -166,6 +163,7 @@ class BatchRecording(Guarded):
         self._batch = batch
         self._models = models
         self._span: trace.Span = trace.INVALID_SPAN
+        self._tracer = recorder.tracer
         self._parent = otel_context.Context()
         self._pacer = Pacer(recorder.provider)
         self._outcomes: Counter[tuple[str, str | None]] = Counter()
@@ -248,7 +246,7 @@ class BatchRecording(Guarded):
             )
             return
         self._span = start_span(
-            self._recorder.tracer,
+            self._tracer,
             f"batch {model}" if model else "batch",
             trace_id=identity.batch_trace_id(batch.id),
             span_id=identity.batch_span_id(batch.id),
@@ -261,7 +259,8 @@ class BatchRecording(Guarded):
         self._parent = trace.set_span_in_context(self._span, parent)
         if cap is not None and count > cap:
             self._selection = Selection(cap)
-        self._wait(batch)
+        if not created:  # who creates a batch may leave the wait to others
+            self._wait(batch)
 
     def _wait(self, batch: BatchFacts) -> None:
         if batch.status != "ended" and not self._active and not self._silent:
@@ -426,6 +425,7 @@ class BatchRecording(Guarded):
         self._span.end(batch.end_ns)
         self._pacer.emitted()
 
+    @guarded
     def _emit(self, request: _Request) -> None:
         outcome = request.outcome
         span_id = identity.request_span_id(self._batch.id, outcome.custom_id)
@@ -433,15 +433,16 @@ class BatchRecording(Guarded):
         attributes[semconv.BATCH_CUSTOM_ID] = outcome.custom_id
         attributes |= request_attributes(request.params)
         attributes |= response_attributes(outcome)
-        self._add_content(span_id, attributes, request)
+        self._capture(request, span_id, attributes)
         self._span_of(span_id, request.model, attributes, self._failure(outcome))
 
     @guarded
-    def _add_content(self, span_id: int, attributes: dict[str, Any], request: _Request) -> None:
+    def _capture(self, request: _Request, span_id: int, attributes: dict[str, Any]) -> None:
+        """Content, as far as it is asked for; where it cannot be told, the rest is all the same."""
         settings, outcome, params = self._settings, request.outcome, request.params
         if settings.span_content:
             attributes |= content.span_content(params, outcome.message, settings.redaction)
-        if settings.langsmith_tracing and settings.langsmith_content:
+        if settings.langsmith_tracing and settings.langsmith_content and self._span.is_recording():
             content.pending.put(
                 span_id,
                 content.langsmith_inputs(params) if params else None,
@@ -458,6 +459,7 @@ class BatchRecording(Guarded):
             said = content.error_message(outcome.error_message, self._settings.redaction)
         return said or outcome.error_type
 
+    @guarded
     def _emit_rollup(self, model: str, kind: str, rolled: Sum) -> None:
         attributes = self._inference(model, kind, rolled.usage, rolled.cost)
         attributes[semconv.BATCH_ROLLUP] = rolled.count
@@ -477,12 +479,11 @@ class BatchRecording(Guarded):
         legacy = not self._settings.latest_semconv_only
         return inference_attributes(self._batch.id, model, kind, usage, cost, legacy=legacy)
 
-    @guarded
     def _span_of(
         self, span_id: int, model: str, attributes: dict[str, Any], failure: str | None
     ) -> None:
         span = start_span(
-            self._recorder.tracer,
+            self._tracer,
             f"chat {model}" if model else "chat",
             trace_id=self._span.get_span_context().trace_id,
             span_id=span_id,

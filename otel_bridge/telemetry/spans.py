@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from typing import Any
 
@@ -69,3 +70,36 @@ def start_span(
         )
     finally:
         _chosen.reset(token)
+
+
+@contextlib.contextmanager
+def span_over(
+    tracer: Callable[[], trace.Tracer],
+    name: str,
+    attributes: Mapping[str, Any],
+    ending: Callable[[trace.Span], None] = lambda _: None,
+) -> Iterator[None]:
+    """A span of the current context over what is done within; `ending` completes it.
+
+    No fault of telemetry gets out, and a failure within is told by its type alone: its message
+    may quote a request.
+    """
+    span: trace.Span | None = None
+    with contextlib.suppress(Exception):
+        span = tracer().start_span(name, attributes=attributes)
+    if span is None:
+        yield
+        return
+    try:
+        with trace.use_span(span, record_exception=False, set_status_on_exception=False):
+            yield
+    except BaseException as error:
+        with contextlib.suppress(Exception):
+            span.set_attribute(semconv.ERROR_TYPE, type(error).__qualname__)
+            span.set_status(trace.Status(trace.StatusCode.ERROR))
+        raise
+    finally:
+        with contextlib.suppress(Exception):
+            ending(span)
+        with contextlib.suppress(Exception):
+            span.end()

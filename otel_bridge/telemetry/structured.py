@@ -13,7 +13,7 @@ from opentelemetry.trace import Status, StatusCode
 from otel_bridge import semconv
 from otel_bridge.pricing import Cost
 from otel_bridge.telemetry.attributes import batch_totals
-from otel_bridge.telemetry.guard import Guarded, guarded
+from otel_bridge.telemetry.spans import span_over
 from otel_bridge.usage import TokenUsage
 
 if TYPE_CHECKING:
@@ -41,46 +41,28 @@ class Structured:
 @contextlib.contextmanager
 def structured_span(recorder: BatchRecorder, told: Structured) -> Iterator[None]:
     """A span `batch_structured_output` over what is done within; `told` is read at its end."""
-    span = _StructuredSpan()
-    span.open(recorder, told)
-    try:
-        with trace.use_span(span.span, record_exception=False, set_status_on_exception=False):
-            yield
-    except BaseException as error:
-        span.fail(error)
-        raise
-    finally:
-        span.close(told)
+    attributes: dict[str, Any] = {
+        semconv.GEN_AI_PROVIDER_NAME: "anthropic",
+        semconv.STRUCTURED_SCHEMA: told.schema,
+        semconv.STRUCTURED_REQUEST_COUNT: told.request_count,
+    }
+    if len(told.models) == 1:
+        attributes[semconv.GEN_AI_REQUEST_MODEL] = told.models[0]
+    with span_over(
+        lambda: recorder.tracer,
+        "batch_structured_output",
+        attributes,
+        lambda span: _close(span, told),
+    ):
+        yield
 
 
-class _StructuredSpan(Guarded):
-    span: trace.Span = trace.INVALID_SPAN
-
-    @guarded
-    def open(self, recorder: BatchRecorder, told: Structured) -> None:
-        attributes: dict[str, Any] = {
-            semconv.GEN_AI_PROVIDER_NAME: "anthropic",
-            semconv.STRUCTURED_SCHEMA: told.schema,
-            semconv.STRUCTURED_REQUEST_COUNT: told.request_count,
-        }
-        if len(told.models) == 1:
-            attributes[semconv.GEN_AI_REQUEST_MODEL] = told.models[0]
-        self.span = recorder.tracer.start_span("batch_structured_output", attributes=attributes)
-
-    @guarded
-    def fail(self, error: BaseException) -> None:
-        self.span.set_attribute(semconv.ERROR_TYPE, type(error).__qualname__)
-        # Without its message, which may quote a request.
-        self.span.set_status(Status(StatusCode.ERROR))
-
-    @guarded
-    def close(self, told: Structured) -> None:
-        if told.outcomes is not None:
-            self.span.set_attributes(_totals(told, told.outcomes))
-            if not told.outcomes.get(VALID):
-                self.span.set_attribute(semconv.ERROR_TYPE, "no_valid_answer")
-                self.span.set_status(Status(StatusCode.ERROR, "no request has a valid answer"))
-        self.span.end()
+def _close(span: trace.Span, told: Structured) -> None:
+    if told.outcomes is not None:
+        span.set_attributes(_totals(told, told.outcomes))
+        if not told.outcomes.get(VALID):
+            span.set_attribute(semconv.ERROR_TYPE, "no_valid_answer")
+            span.set_status(Status(StatusCode.ERROR, "no request has a valid answer"))
 
 
 def _totals(told: Structured, outcomes: Mapping[str, int]) -> dict[str, Any]:

@@ -1,0 +1,201 @@
+"""Finding the batch of a submission whose answer was lost, and no stranger's.
+
+The API's list tells of a batch when it was created and how many requests it has, and nothing of
+their custom ids. These show in its results: until a batch has ended, it can only be taken for ours
+on condition that its results turn out to be.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import anthropic
+import httpx2
+
+from otel_bridge.batches.flows import Flow, describe
+from otel_bridge.batches.probing import skew
+from otel_bridge.errors import SubmissionAmbiguousError
+from otel_bridge.telemetry import BatchFacts
+
+if TYPE_CHECKING:
+    from otel_bridge.batches.api import AsyncApi, SyncApi
+    from otel_bridge.batches.requests import Request
+    from otel_bridge.journal import Journal, Submission
+
+logger = logging.getLogger(__name__)
+
+_LOOKS = (1.0, 2.0, 4.0, 8.0)
+_SKEW = timedelta(seconds=5)
+_UNKNOWN_SKEW = timedelta(minutes=5)
+_FRESH_SECONDS = 60.0
+_CANCELING_SECONDS = 2.0
+
+known_here: set[str] = set()
+"""Batches that this process created or found; with no journal, all that is known of any."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A batch for a submission; one that was `adopted` may still prove to be a stranger's."""
+
+    batch: Any
+    adopted: bool = False
+
+
+def follow_up(
+    api: SyncApi | AsyncApi, journal: Journal, part: Submission, requests: Sequence[Request]
+) -> Flow[Found | None]:
+    """The batch that was created earlier for a part, None when there is none that can serve."""
+    if part.batch_id is not None:
+        found = yield from _go_on(api, part, part.batch_id)
+        if found is None:
+            journal.reopen(part.intent)
+        return found
+    made = datetime.fromtimestamp(part.made_at, UTC)
+    reason = f"these requests were about to be submitted at {made:%H:%M:%S} UTC"
+    found = yield from find(api, journal, requests, made, reason)
+    if found is not None:
+        logger.warning(
+            "Batch %s was created for these requests earlier%s; going on with it",
+            found.batch.id,
+            _proviso(found),
+        )
+    return found
+
+
+def reconcile(
+    api: SyncApi | AsyncApi,
+    journal: Journal,
+    requests: Sequence[Request],
+    started: datetime,
+    reason: str,
+) -> Flow[Found]:
+    """The batch that a call created whose answer is lost for a `reason`."""
+    found = yield from find(api, journal, requests, started, reason)
+    if found is None:
+        raise SubmissionAmbiguousError(
+            f"{reason}, and the API lists no new batch of {len(requests)} requests; "
+            + _again(journal)
+        )
+    logger.warning(
+        "%s, but batch %s was created%s; going on", reason, found.batch.id, _proviso(found)
+    )
+    return found
+
+
+def find(
+    api: SyncApi | AsyncApi,
+    journal: Journal,
+    requests: Sequence[Request],
+    since: datetime,
+    reason: str,
+) -> Flow[Found | None]:
+    """The batch that a submission since a moment of this clock made, None when there is none."""
+    custom_ids = {request["custom_id"] for request in requests}
+    fresh = (datetime.now(UTC) - since).total_seconds() < _FRESH_SECONDS
+    found: list[Found] | None = None
+    fault = ""
+    for pause in _LOOKS if fresh else _LOOKS[:1]:
+        yield lambda pause=pause: api.sleep(pause)  # type: ignore[misc]
+        try:
+            found = yield from _candidates(api, journal, custom_ids, since)
+        except Exception as error:  # noqa: BLE001 - what is not known stays so, whatever the fault
+            fault = describe(error)
+            continue
+        if found:
+            break
+    if found is None:
+        raise SubmissionAmbiguousError(
+            f"{reason}, and the API's list cannot be read ({fault}), which would tell whether "
+            f"there is a batch of {len(requests)} requests; {_again(journal)}"
+        )
+    if len(found) > 1:
+        ids = ", ".join(each.batch.id for each in found)
+        raise SubmissionAmbiguousError(
+            f"{reason}, and more than one recent batch fits: {ids}; collect the right one by its "
+            "id, or run the same again when they have ended and their results tell whose they "
+            "are, or anew whatever they are (`--new`, `new=True`)"
+        )
+    return found[0] if found else None
+
+
+def _again(journal: Journal) -> str:
+    if journal.kept:
+        return "run the same again, which looks once more before it creates one"
+    return (
+        "there is no journal to go on with: see whether one appears before you submit these again"
+    )
+
+
+def _candidates(
+    api: SyncApi | AsyncApi, journal: Journal, custom_ids: Collection[str], since: datetime
+) -> Flow[list[Found]]:
+    """Batches that fit: those whose results are ours, else those that have none yet."""
+    ahead = skew((yield api.date), datetime.now(UTC))
+    slack = _UNKNOWN_SKEW if ahead is None else timedelta(seconds=ahead) + _SKEW
+    earliest = since - slack
+    ours, unsure = [], []
+    for batch in (yield lambda: api.since(earliest)):
+        facts = BatchFacts.from_api(batch)
+        known = batch.id in known_here or journal.recall(batch.id) is not None
+        if known or facts.request_count != len(custom_ids):
+            continue
+        if facts.status != "ended":
+            unsure.append(Found(batch, adopted=True))
+            continue
+        try:
+            if (yield lambda batch=batch: api.belongs(batch.id, custom_ids)):  # type: ignore[misc]
+                ours.append(Found(batch))
+        except (anthropic.AnthropicError, httpx2.HTTPError):
+            if batch.archived_at is None:
+                unsure.append(Found(batch, adopted=True))
+    return ours or unsure
+
+
+def _go_on(api: SyncApi | AsyncApi, part: Submission, batch_id: str) -> Flow[Found | None]:
+    """The batch that a part has already, None where its results cannot be had any more."""
+    try:
+        batch = yield from _retrieve(api, batch_id)
+        while batch is not None and batch.processing_status == "canceling":
+            yield lambda: api.sleep(_CANCELING_SECONDS)
+            batch = yield from _retrieve(api, batch_id)
+    except Exception as error:
+        raise SubmissionAmbiguousError(
+            f"these requests are in batch {batch_id} already, which cannot be read: "
+            f"{describe(error)}; run the same again to go on with it"
+        ) from error
+    lost = "was deleted" if batch is None else _lost(batch)
+    if lost:
+        logger.warning("Batch %s of these requests %s; submitting them anew", batch_id, lost)
+        return None
+    logger.warning("These requests are in batch %s already; going on with it", batch_id)
+    return Found(batch, part.adopted)
+
+
+def _retrieve(api: SyncApi | AsyncApi, batch_id: str) -> Flow[Any]:
+    for pause in _LOOKS[:2]:  # a 404 right after the creation is reported to pass
+        try:
+            return (yield lambda: api.retrieve(batch_id))
+        except anthropic.NotFoundError:
+            yield lambda pause=pause: api.sleep(pause)  # type: ignore[misc]
+    try:
+        return (yield lambda: api.retrieve(batch_id))
+    except anthropic.NotFoundError:
+        return None
+
+
+def _lost(batch: Any) -> str | None:
+    facts = BatchFacts.from_api(batch)
+    if batch.archived_at is not None:
+        return "was archived and its results are gone"
+    if facts.status == "ended" and facts.counts["canceled"] == facts.request_count:
+        return "was canceled before any was answered"
+    return None
+
+
+def _proviso(found: Found) -> str:
+    return " unless its results prove to be others'" if found.adopted else ""

@@ -1,0 +1,67 @@
+"""The client that carries runs to LangSmith, and to whom it carries them."""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Self
+
+from langsmith import Client
+from langsmith import utils as ls_utils
+from urllib3 import Retry
+
+from otel_bridge.errors import ConfigurationError
+
+logger = logging.getLogger(__name__)
+_said: set[str] = set()
+
+
+@dataclass(frozen=True, slots=True)
+class Destination:
+    """An API and, in it, who one is: `api` and `account` are digests that tell them from others.
+
+    The account is a key and a workspace; neither can be read from its digest.
+    """
+
+    api_url: str
+    api: str
+    account: str
+
+    @classmethod
+    def of(cls, client: Client) -> Self:
+        """Where a client's requests go."""
+        url = client.api_url
+        return cls(url, _digest(url), _digest(url, client.workspace_id, client.api_key))
+
+
+def connect(read_seconds: float = 10.0) -> Client:
+    """A client from the environment, with no retries and no threads of its own.
+
+    Raises ConfigurationError where the SDK makes none.
+    """
+    try:
+        # The explicit mode beats LANGSMITH_TRACING_MODE=otel, which would make a loop.
+        # Retrying is delivery's work: retries beneath it would only hide time and reason.
+        return Client(
+            tracing_mode="langsmith",
+            auto_batch_tracing=False,
+            retry_config=Retry(total=0),
+            timeout_ms=(3_000, int(read_seconds * 1000)),
+        )
+    except (ls_utils.LangSmithError, ValueError) as error:
+        several = os.environ.get("LANGSMITH_RUNS_ENDPOINTS")
+        remedy = "unset LANGSMITH_RUNS_ENDPOINTS" if several else "check LANGSMITH_ENDPOINT"
+        raise ConfigurationError(f"no client can be made ({error}); {remedy}") from error
+
+
+def say_absent(reason: object) -> None:
+    """Warn, once for each reason, that there is no mirror."""
+    if str(reason) not in _said:
+        _said.add(str(reason))
+        logger.warning("Nothing is mirrored to LangSmith: %s", reason)
+
+
+def _digest(*parts: str | None) -> str:
+    return blake2b("\0".join(part or "" for part in parts).encode(), digest_size=6).hexdigest()
