@@ -25,6 +25,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from urllib3 import Retry
 
+import otel_bridge
 from otel_bridge import AsyncBatchExecutor, BatchExecutor, LangSmithSpanProcessor, Settings
 from otel_bridge.langsmith import Delivery
 from otel_bridge.simulator import LangSmithCapture, MessageBatchesServer, OtlpCapture
@@ -144,6 +145,22 @@ def service(
     running = Service(api, otlp, langsmith)
     yield running
     running.close()
+
+
+@pytest.fixture
+def instrument(service: Any) -> Iterator[Callable[..., None]]:
+    """`otel_bridge.instrument()` on a service, anew each time, as in a new process."""
+
+    def call(on: Any = service, **changes: Any) -> None:
+        otel_bridge.uninstrument()
+        settings = on.settings(**changes)
+        on.mirror(settings)
+        otel_bridge.instrument(
+            tracer_provider=on.tracers, meter_provider=on.meters, settings=settings
+        )
+
+    yield call
+    otel_bridge.uninstrument()
 
 
 @pytest.fixture

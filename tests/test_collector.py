@@ -182,6 +182,25 @@ FOREIGN = {
 }
 
 
+NAME = "quoted-errored-1"
+QUOTED = {
+    "custom_id": NAME,
+    "params": {
+        "model": "claude-haiku-4-5",
+        "max_tokens": 1,
+        "stop_sequences": [f"{SECRET} 12"],
+        "messages": [{"role": "user", "content": f"{SECRET} 13"}],
+    },
+}
+
+
+def quoting(_: object, result: dict[str, Any]) -> dict[str, Any]:
+    """Errors that quote what was asked, as the API's may."""
+    if result["type"] == "errored":
+        result["error"]["error"]["message"] = f"messages.0: {SECRET} 14"
+    return result
+
+
 @pytest.mark.parametrize(
     ("content", "to_tempo", "to_langsmith"),
     [
@@ -199,10 +218,12 @@ def test_content_goes_only_where_the_gateway_lets_it(
     to_tempo: bool,
     to_langsmith: bool,
 ) -> None:
-    routed_batch(service, make_requests(20), span_content=True)
+    service.api._responder = quoting
+    routed_batch(service, [*make_requests(19), QUOTED], span_content=True)
     executor = service.tracers.get_tracer("foreign")
     chat = {"gen_ai.operation.name": "chat", "gen_ai.request.model": "claude-haiku-4-5"}
     with executor.start_as_current_span("foreign", attributes={**chat, **FOREIGN}) as span:
+        span.set_attribute(semconv.GEN_AI_REQUEST_STOP_SEQUENCES, [f"{SECRET} 11"])
         span.add_event("gen_ai.content.prompt", {"gen_ai.prompt": f"{SECRET} 9", "n": 1})
         span.add_event("gen_ai.user.message", {"content": f"{SECRET} 10"})
     service.flush()
@@ -213,6 +234,8 @@ def test_content_goes_only_where_the_gateway_lets_it(
     foreign = next(span for span in tempo.unique_spans() if span.name == "foreign")
     assert foreign.attributes.items() >= chat.items(), "what is no content stays"
     assert foreign.events[0][2]["n"] == 1
+    (quoted,) = [s for s in chats(tempo) if s.attributes.get(semconv.BATCH_CUSTOM_ID) == NAME]
+    assert (quoted.status_message == quoted.attributes["error.type"]) is not to_tempo
     if to_tempo:
         assert foreign.attributes.items() >= FOREIGN.items()
         assert semconv.GEN_AI_INPUT_MESSAGES in chats(tempo)[0].attributes

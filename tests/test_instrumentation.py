@@ -40,22 +40,6 @@ Instrument = Callable[..., None]
 CREATED = datetime(2026, 11, 20, 8, 30, tzinfo=UTC)
 
 
-@pytest.fixture
-def instrument(service: Any) -> Iterator[Instrument]:
-    """`otel_bridge.instrument()` on a service, anew each time, as in a new process."""
-
-    def call(on: Any = service, **changes: Any) -> None:
-        otel_bridge.uninstrument()
-        settings = on.settings(**changes)
-        on.mirror(settings)
-        otel_bridge.instrument(
-            tracer_provider=on.tracers, meter_provider=on.meters, settings=settings
-        )
-
-    yield call
-    otel_bridge.uninstrument()
-
-
 def wait(client: anthropic.Anthropic, batch_id: str) -> None:
     while client.messages.batches.retrieve(batch_id).processing_status != "ended":
         pass

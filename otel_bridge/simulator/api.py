@@ -6,7 +6,6 @@ Source: https://docs.anthropic.com/en/api/creating-message-batches and its neigh
 from __future__ import annotations
 
 import random
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -123,8 +122,8 @@ class MessageBatchesServer(LoopbackServer):
                 random.Random(batch_id).shuffle(batch.results)
             return batch.results
 
-    def replace_results(self, batch_id: str, lines: list[dict[str, Any]]) -> None:
-        """Have the API give other lines: repeats, strangers, unknown types, fewer."""
+    def replace_results(self, batch_id: str, lines: list[Any]) -> None:
+        """Have the API give other lines: repeats, strangers, unknown types, fewer, any JSON."""
         self._batches[batch_id].results = lines
 
     def truth(self, batch_id: str) -> dict[str, int]:
@@ -247,8 +246,8 @@ class MessageBatchesServer(LoopbackServer):
         status = batch.status  # once: the batch may end while it is described
         ended = status == "ended"
         if ended:
-            kinds = Counter(line["result"]["type"] for line in self.results(batch.id))
-            counts |= {kind: kinds[kind] for kind in OUTCOMES}
+            kinds = list(map(_kind, self.results(batch.id)))
+            counts |= {kind: kinds.count(kind) for kind in OUTCOMES}
             # What no line tells of, or one of a type the API never documented, did succeed.
             counts["succeeded"] += max(len(batch.requests) - sum(counts.values()), 0)
         else:
@@ -267,6 +266,11 @@ class MessageBatchesServer(LoopbackServer):
             if ended and not batch.archived_at
             else None,
         }
+
+
+def _kind(line: Any) -> Any:
+    result = line.get("result") if isinstance(line, dict) else None
+    return result.get("type") if isinstance(result, dict) else None
 
 
 def _streamed(lines: Sequence[dict[str, Any]]) -> Iterable[bytes]:
