@@ -148,5 +148,7 @@ def _prepare(db: sqlite3.Connection) -> None:
             for statement in _SCHEMA.split(";"):
                 db.execute(statement)
         elif version != VERSION:
-            raise ValueError(f"it has version {version}; this is otel-bridge for {VERSION}")
+            raise ValueError(
+                f"it has version {version}; this is otel-bridge for {VERSION}: move it away"
+            )
         db.execute("DELETE FROM submissions WHERE made_at < ?", (time.time() - KEPT_SECONDS,))

@@ -93,14 +93,19 @@ def test_new_batches_are_made_whatever_became_of_earlier_ones(
     assert json.loads(ran.stdout)["batches"] == api.batch_ids[2:]
 
 
-@pytest.mark.parametrize(
-    ("variable", "value"),
-    [("ANTHROPIC_BASE_URL", "foo"), ("ANTHROPIC_BASE_URL", "http://[::1")],
-)
-def test_a_variable_with_which_nothing_can_be_sent_is_named(
-    bridge: Any, make_requests: Make, variable: str, value: str
+@pytest.mark.parametrize("url", ["foo", "http://[::1"])
+@pytest.mark.parametrize("command", ["run", "estimate", "collect", "backfill"])
+def test_a_url_to_which_nothing_can_be_sent_is_named(
+    bridge: Any, make_requests: Make, command: str, url: str
 ) -> None:
-    bridge.environment[variable] = value
-    ran = bridge("run", bridge.write(make_requests(1)))
+    bridge.environment["ANTHROPIC_BASE_URL"] = url
+    reading = command in ("collect", "backfill")
+    ran = bridge(command, "msgbatch_1" if reading else bridge.write(make_requests(1)))
     assert ran.returncode == 2
-    assert variable in complaint(ran.stderr)
+    assert "ANTHROPIC_BASE_URL cannot be used" in complaint(ran.stderr)
+
+
+@pytest.mark.parametrize("url", ["foo", "http://[::1"])
+def test_the_doctor_names_it_too(bridge: Any, url: str) -> None:
+    bridge.environment["ANTHROPIC_BASE_URL"] = url
+    assert "ANTHROPIC_BASE_URL cannot be used" in bridge("doctor").stdout

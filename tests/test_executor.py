@@ -166,6 +166,7 @@ def test_faults_that_pass_do_not_end_the_wait(service: Any, make_requests: Make)
     (handle,) = executor.submit(make_requests(3))
     service.api.fail_next("GET", f"{handle.id}$", status=404)
     service.api.fail_next("GET", f"{handle.id}$", status=503, times=2)
+    service.api.fail_next("GET", f"{handle.id}$", status=408, times=2)
     assert len(list(executor.collect(handle))) == 3
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import anthropic
 import httpx2
 
-from otel_bridge.batches.flows import describe
+from otel_bridge.batches.faults import describe
 from otel_bridge.batches.results import BatchResult
 from otel_bridge.errors import BatchError
 from otel_bridge.telemetry import Pass, Tally

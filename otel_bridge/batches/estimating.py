@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-import anthropic
 from anthropic.types import MessageCountTokensParams
 
 from otel_bridge import content
-from otel_bridge.batches.flows import Flow, credentials_error, describe
-from otel_bridge.errors import BatchError, CostLimitError
+from otel_bridge.batches.faults import CALL_FAULTS, failure
+from otel_bridge.batches.flows import Flow
+from otel_bridge.errors import CostLimitError
 from otel_bridge.pricing import price
 from otel_bridge.usage import TokenUsage
 
@@ -166,10 +166,8 @@ def _counted(api: SyncApi | AsyncApi, params: Sequence[Mapping[str, Any]]) -> Fl
     asked = [{name: each[name] for name in each if name in known} for each in params]
     try:
         counts: list[int] = yield lambda: api.count_tokens(asked)
-    except anthropic.AnthropicError as error:
-        raise BatchError(f"tokens cannot be counted: {describe(error)}") from error
-    except TypeError as error:
-        raise credentials_error(error) from error
+    except CALL_FAULTS as error:
+        raise failure(error, "tokens cannot be counted") from error
     return counts
 
 

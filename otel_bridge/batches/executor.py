@@ -9,7 +9,6 @@ from datetime import datetime
 from typing import TYPE_CHECKING, TypeVar
 
 import anthropic
-import httpx2
 
 from otel_bridge.batches import flows
 from otel_bridge.batches.api import AsyncApi, SyncApi
@@ -22,13 +21,13 @@ from otel_bridge.batches.collecting import (
     read_all,
     unreadable,
 )
+from otel_bridge.batches.faults import CLIENT_FAULTS, no_client
 from otel_bridge.batches.handle import BatchHandle
-from otel_bridge.batches.refusals import never_sent
 from otel_bridge.batches.requests import Request, validate_requests
 from otel_bridge.batches.results import BatchResult, BatchResults
 from otel_bridge.batches.run import AsyncBatchRun, BatchRun
 from otel_bridge.batches.structuring import AsyncStructuring, Structuring
-from otel_bridge.errors import BatchError, ConfigurationError
+from otel_bridge.errors import BatchError
 
 if TYPE_CHECKING:
     from opentelemetry.metrics import MeterProvider
@@ -264,10 +263,6 @@ ClientT = TypeVar("ClientT", anthropic.Anthropic, anthropic.AsyncAnthropic)
 def _client(make: Callable[[], ClientT]) -> ClientT:
     try:
         client = make()
-    except httpx2.InvalidURL as error:
-        raise never_sent(error) or error from error
-    except anthropic.AnthropicError as error:
-        raise ConfigurationError(
-            f"no Anthropic client can be made ({error}); set ANTHROPIC_API_KEY"
-        ) from error
+    except CLIENT_FAULTS as error:
+        raise no_client(error) from error
     return client

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import anthropic
 
+from otel_bridge.batches.faults import CALL_FAULTS, describe, failure, misconfigured
 from otel_bridge.batches.handle import BatchHandle, check_id
 from otel_bridge.errors import (
     BatchError,
     BatchNotFoundError,
-    ConfigurationError,
 )
 from otel_bridge.telemetry import BatchFacts
 
@@ -34,6 +34,8 @@ Flow = Generator[Call, Any, T]
 
 _FAULTS_IN_A_ROW = 20
 _NOT_FOUND_IN_A_ROW = 3
+_FINAL = frozenset(range(400, 429)) - {408, 409}
+"""Answers that waiting does not change."""
 
 
 def drive(flow: Flow[T]) -> T:
@@ -81,7 +83,7 @@ def wait(
     batch_id, shift = handle.id, handle.shift
     pause = settings.poll_interval
     faults = not_found = 0
-    known = handle.recording is not None
+    known = handle.recording is not None or handle.adopted
     if handle.recording is not None:
         told = handle.recording.facts
         handle.recording.update(told)
@@ -101,14 +103,13 @@ def wait(
             continue
         except anthropic.APIStatusError as error:
             faults += 1
-            if faults >= _FAULTS_IN_A_ROW or error.status_code < 429:
+            if faults >= _FAULTS_IN_A_ROW or error.status_code in _FINAL:
                 raise _unreadable(batch_id, error) from error
-        except TypeError as error:
-            raise credentials_error(error) from error
-        except anthropic.APIConnectionError as error:
+        except CALL_FAULTS as error:
             faults += 1
-            if not known or faults >= _FAULTS_IN_A_ROW:
-                raise _unreadable(batch_id, error) from error
+            passing = known and isinstance(error, anthropic.APIConnectionError)
+            if not passing or faults >= _FAULTS_IN_A_ROW:
+                raise misconfigured(error) or _unreadable(batch_id, error) from error
         else:
             faults = not_found = 0
             known = True
@@ -141,28 +142,6 @@ def ask(call: Call, batch_id: str | None = None) -> Flow[Any]:
         raise BatchNotFoundError(
             f"the API knows no batch {batch_id!r}; check the id and the key's workspace"
         ) from error
-    except anthropic.AnthropicError as error:
+    except CALL_FAULTS as error:
         what = f"batch {batch_id}" if batch_id else "the list of batches"
-        raise BatchError(f"{what}: {describe(error)}") from error
-    except TypeError as error:
-        raise credentials_error(error) from error
-
-
-def credentials_error(error: TypeError) -> Exception:
-    """What the SDK means when it has no key for a request, which it then never sends."""
-    if "authentication" not in str(error):
-        return error
-    return ConfigurationError("there is no key for the Anthropic API; set ANTHROPIC_API_KEY")
-
-
-def describe(error: Exception) -> str:
-    """One line for an error of the SDK, with the endpoint where there was no answer."""
-    if isinstance(error, anthropic.APIStatusError):
-        body = error.body
-        inner = body.get("error") if isinstance(body, dict) else None
-        message = inner.get("message") if isinstance(inner, dict) else error.message
-        hint = "; check ANTHROPIC_API_KEY" if error.status_code == 401 else ""
-        return f"{error.status_code} {message}{hint}"
-    if isinstance(error, anthropic.APIConnectionError):
-        return f"{error.request.url.host or error.request.url}: {error.message}"
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise failure(error, what) from error

@@ -9,8 +9,7 @@ from email.utils import parsedate_to_datetime
 
 import anthropic
 
-from otel_bridge.batches.flows import credentials_error, describe
-from otel_bridge.errors import BatchError, ConfigurationError
+from otel_bridge.batches.faults import CALL_FAULTS, CLIENT_FAULTS, failure, no_client
 
 _TIMEOUT = 5.0
 
@@ -30,17 +29,13 @@ def probe() -> Probed:
         client = anthropic.Anthropic(
             timeout=_TIMEOUT, max_retries=0, open_telemetry={"traces": False}
         )
-    except anthropic.AnthropicError as error:
-        raise ConfigurationError(
-            f"no client can be made ({error}); set ANTHROPIC_API_KEY"
-        ) from error
+    except CLIENT_FAULTS as error:
+        raise no_client(error) from error
     started = time.monotonic()
     try:
         answer = client.messages.batches.with_raw_response.list(limit=1)
-    except anthropic.AnthropicError as error:
-        raise BatchError(f"{client.base_url}: {describe(error)}") from error
-    except TypeError as error:
-        raise credentials_error(error) from error
+    except CALL_FAULTS as error:
+        raise failure(error, str(client.base_url)) from error
     finally:
         client.close()
     return Probed(

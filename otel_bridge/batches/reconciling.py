@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 import anthropic
 import httpx2
 
-from otel_bridge.batches.flows import Flow, describe
+from otel_bridge.batches.faults import describe
+from otel_bridge.batches.flows import Flow
 from otel_bridge.batches.probing import skew
 from otel_bridge.errors import SubmissionAmbiguousError
 from otel_bridge.telemetry import BatchFacts

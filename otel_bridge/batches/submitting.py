@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 import anthropic
 
 from otel_bridge import content
-from otel_bridge.batches.flows import Flow, describe
+from otel_bridge.batches.faults import describe, misconfigured, refused, unreached
+from otel_bridge.batches.flows import Flow
 from otel_bridge.batches.reconciling import Found, follow_up, known_here, reconcile
-from otel_bridge.batches.refusals import never_sent, refused
 from otel_bridge.errors import BatchError, PartialSubmissionError, SubmissionAmbiguousError
 from otel_bridge.journal import Journal, Part, Submission
 
@@ -179,11 +179,16 @@ def _call(api: SyncApi | AsyncApi, journal: Journal, requests: Sequence[Request]
                 raise refused(error) from error
             reason = f"the API failed ({describe(error)})"
         except Exception as error:
-            lack = never_sent(error)
-            if lack is error:
-                raise
-            if lack is not None:
-                raise lack from error
+            wrong = misconfigured(error)
+            if wrong is not None:
+                raise wrong from error
+            if isinstance(error, TypeError):
+                raise  # something in the requests is no JSON
+            if unreached(error):
+                raise BatchError(
+                    f"nothing was submitted: {describe(error)}; "
+                    "check ANTHROPIC_BASE_URL and the network"
+                ) from error
             reason = f"no answer came ({describe(error)})"
         return (yield from reconcile(api, journal, requests, started, reason))
     raise AssertionError("the last attempt returns or raises")

@@ -116,7 +116,10 @@ def masked(name: str, text: str) -> str:
     """A value that may be shown: of a secret its last characters, of a URL no credentials."""
     if any(part in name for part in _SECRET):
         return f"****{text[-4:]}" if len(text) > 16 else "****"
-    split = urlsplit(text)
+    try:
+        split = urlsplit(text)
+    except ValueError:
+        return "no URL"
     if split.scheme and "@" in split.netloc:
         return urlunsplit(split._replace(netloc="****@" + split.netloc.rpartition("@")[2]))
     return text
