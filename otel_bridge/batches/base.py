@@ -58,6 +58,7 @@ class ExecutorBase(Generic[ApiT]):
         """Called when results that arrived together were given, before telemetry sees them."""
         self._submitted: dict[str, BatchHandle] = {}
         self._meter_provider = meter_provider
+        self._mirror()  # before any span that is to have a run
 
     def submission(
         self,
@@ -71,6 +72,7 @@ class ExecutorBase(Generic[ApiT]):
         if attempt is None:  # what failed cost nothing, so a follow-up is within the first bound
             yield from hold_to(self.settings.max_cost, self.api, requests)
         parts = split_requests(requests)
+        self._mirror()
         with self.recorder.together(len(requests), len(parts)):
             carrier = carriers.current() | (attempt.to_carrier() if attempt else {})
 
