@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,8 +14,9 @@ from typing import Any
 
 import pytest
 
-from otel_bridge import RequestsError
+from otel_bridge import BatchHandle, PartialSubmissionError, RequestsError
 from otel_bridge.batches import read_requests
+from otel_bridge.cli import commands
 from otel_bridge.simulator import LangSmithCapture, MessageBatchesServer, OtlpCapture
 
 Make = Callable[[int], list[dict[str, Any]]]
@@ -234,6 +236,38 @@ def test_the_last_line_counts_as_much_as_the_first(
         ),
         (["collect", "msgbatch_none"], {}, 1, "the API knows no batch 'msgbatch_none'"),
         (["collect", "requests.jsonl"], {}, 2, "requests.jsonl: not what `otel-bridge submit"),
+        (["collect", ""], {}, 2, "the batch id is empty; pass the id that submitting gave"),
+        (["collect", " ", "--json"], {}, 2, "the batch id is empty"),
+        (["watch", ""], {}, 2, "the batch id is empty"),
+        (["backfill", ""], {}, 2, "the batch id is empty"),
+        (["run", "requests.jsonl", "-o", "requests.jsonl"], {}, 2, "would overwrite what is read"),
+        (["run", "requests.jsonl", "-o", "../{}/requests.jsonl"], {}, 2, "would overwrite"),
+        *(
+            (["run", "requests.jsonl"], {name: "bogus"}, 2, f"{name}='bogus' cannot be used: use ")
+            for name in (
+                "OTEL_TRACES_EXPORTER",
+                "OTEL_METRICS_EXPORTER",
+                "OTEL_PROPAGATORS",
+                "OTEL_EXPORTER_OTLP_PROTOCOL",
+                "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL",
+            )
+        ),
+        (
+            ["run", "requests.jsonl"],
+            {"OTEL_PYTHON_ID_GENERATOR": "bogus"},
+            2,
+            "OpenTelemetry cannot be set up",
+        ),
+        *(
+            (
+                ["run", "requests.jsonl"],
+                {name: value},
+                2,
+                f"{name}='{value}' cannot be used: use a ",
+            )
+            for name in ("OTEL_BRIDGE_POLL_INTERVAL", "OTEL_BRIDGE_POLL_MAX_INTERVAL")
+            for value in ("1e300", "86401", "inf")
+        ),
     ],
 )
 def test_bad_input_is_one_line_that_names_the_place(
@@ -246,11 +280,72 @@ def test_bad_input_is_one_line_that_names_the_place(
     reason: str,
 ) -> None:
     bridge.write(make_requests(1))
+    before = (bridge.folder / "requests.jsonl").read_bytes()
     bridge.environment |= environment
-    ran = bridge(*arguments)
+    ran = bridge(*(each.format(bridge.folder.name) for each in arguments))
     assert reason in one_line(ran)
+    assert (bridge.folder / "requests.jsonl").read_bytes() == before
     assert ran.returncode == status
     assert api.batch_ids == []
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        *("{}", "[]", "[1]", "null", "no JSON", '{"handles": []}', '{"handles": {"id": "x"}}'),
+        *('{"handles": [1]}', '{"handles": [{"id": 5}]}', '{"handles": [{"id": " "}]}'),
+        '{"handles": [{"id": "x", "carrier": 5}]}',
+        '{"handles": [{"id": "x", "models": 5}]}',
+        '{"handles": [{"id": "x", "request_count": "many"}]}',
+    ],
+)
+def test_what_is_no_handle_is_said_in_one_line(
+    bridge: Any, api: MessageBatchesServer, told: str
+) -> None:
+    (bridge.folder / "batch.json").write_text(told)
+    ran = bridge("collect", "batch.json", "--json")
+    assert "batch.json: not what `otel-bridge submit --json` writes" in one_line(ran)
+    assert ran.returncode == 2
+    assert api.requests == []
+
+
+@pytest.mark.parametrize("folder", [None, "/proc"])
+def test_the_rest_of_the_requests_is_kept_where_it_can_be(
+    tmp_path: Path, make_requests: Make, monkeypatch: pytest.MonkeyPatch, folder: str | None
+) -> None:
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    monkeypatch.chdir(folder or tmp_path)
+    name = "msgbatch_1.unsubmitted.jsonl"
+    path = tmp_path / "temporary" / name if folder else tmp_path / name
+    lack = PartialSubmissionError(
+        "2 requests are in no batch", [BatchHandle("msgbatch_1", 1)], make_requests(2)
+    )
+    told = path if folder else name
+    assert str(commands._to_go_on(lack)) == f"{lack}; submit {told} to go on"
+    assert read_requests(str(path)) == make_requests(2)
+    assert path.stat().st_mode & 0o777 == 0o600
+    monkeypatch.chdir("/proc")
+    monkeypatch.setattr(tempfile, "tempdir", "/proc")
+    assert "; submit the requests from 'item-00000' on" in str(commands._to_go_on(lack))
+
+
+def test_interrupted_twice_while_telemetry_is_sent_it_leaves_with_one_line_each(
+    bridge: Any, make_requests: Make, api: MessageBatchesServer, otlp: OtlpCapture
+) -> None:
+    otlp.hang_all()
+    running = bridge.start("run", bridge.write(make_requests(2)), "-o", "out.jsonl")
+    while not any(request.path.endswith("results") for request in api.requests):
+        time.sleep(0.01)
+    time.sleep(0.5)
+    running.send_signal(signal.SIGINT)
+    assert any("interrupted" in line for line in iter(running.stderr.readline, ""))
+    time.sleep(0.5)
+    running.send_signal(signal.SIGINT)
+    _, rest = running.communicate(timeout=30)
+    assert rest == "otel-bridge: interrupted again; telemetry is left unsent\n"
+    assert running.returncode == 1
+    assert len((bridge.folder / "out.jsonl").read_text().splitlines()) == 2
 
 
 def test_results_that_cannot_be_written_can_be_read_again(

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from otel_bridge import ConfigurationError, Settings, redaction
+from otel_bridge import BatchError, ConfigurationError, Settings, redaction
 
 SECRETS = (b"secret question", b"secret system", b"Answer to", b"secret_tool", b"secret argument")
 
@@ -127,14 +127,70 @@ def test_hidden_inputs_and_outputs_stay_hidden(service: Any, make_requests: Any)
         assert secret not in received(service.langsmith)
 
 
-def test_error_messages_of_the_api_are_no_content_but_its_words(
-    service: Any, make_requests: Any
+def quoting(_: object, result: dict[str, Any]) -> dict[str, Any]:
+    """Errors that quote what was asked, as the API's may."""
+    if result["type"] == "errored":
+        result["error"]["error"]["message"] = "messages.0: secret words"
+    return result
+
+
+WORDS = (b"secret words", b"secret stop")
+HIDDEN = ("langsmith_hide_inputs", "langsmith_hide_outputs")
+
+
+@pytest.mark.parametrize("span_content", [False, True])
+@pytest.mark.parametrize("langsmith_content", [False, True])
+@pytest.mark.parametrize("hidden", [(), HIDDEN[:1], HIDDEN[1:], HIDDEN])
+@pytest.mark.parametrize("hook", [False, True])
+def test_error_messages_and_stop_sequences_are_content(
+    service: Any,
+    make_requests: Any,
+    span_content: bool,
+    langsmith_content: bool,
+    hidden: tuple[str, ...],
+    hook: bool,
 ) -> None:
-    request = {**private_request(make_requests), "custom_id": "a-errored-1"}
-    service.executor().run([request])
+    service.api._responder = quoting
+    requests = make_requests(2)
+    for request, custom_id in zip(requests, ("a-errored-1", "b-ok-1"), strict=True):
+        request["custom_id"] = custom_id
+        request["params"]["stop_sequences"] = ["secret stop"]
+    service.executor(
+        span_content=span_content,
+        langsmith_content=langsmith_content,
+        redaction=masked if hook else None,
+        **dict.fromkeys(hidden, True),
+    ).run(requests)
     service.flush()
-    for secret in SECRETS:
-        assert secret not in received(service.otlp) + received(service.langsmith)
+    for secret in WORDS:
+        assert (secret in received(service.otlp)) is (span_content and not hook), secret
+    # LangSmith also gets what spans carry.
+    told = (span_content or langsmith_content) and not hook
+    words, ends = (secret in received(service.langsmith) for secret in WORDS)
+    assert words is (told and not hidden)
+    assert ends is (told and HIDDEN[0] not in hidden)
+    (failed,) = [span for span in service.otlp.spans if "error.type" in span.attributes]
+    kind, said = "invalid_request_error", f"messages.0: {'[redacted]' if hook else 'secret'} words"
+    assert failed.attributes["error.type"] == kind
+    assert failed.attributes["anthropic.request.id"].startswith("req_")
+    assert failed.status_message == (said if span_content else kind)
+    shown = span_content or langsmith_content
+    runs = service.langsmith.runs.values()
+    errors = [run["error"] for run in runs if "error" in run]
+    assert errors == [f"{kind}: {said}" if shown and not hidden else kind]
+    stops = [run["extra"]["metadata"].get("ls_stop") for run in runs if run["run_type"] == "llm"]
+    stop = [f"{'[redacted]' if hook else 'secret'} stop"]
+    assert stops == [stop if shown and HIDDEN[0] not in hidden else None] * 2
+
+
+def test_a_refusal_of_one_of_several_batches_is_not_quoted(service: Any) -> None:
+    recorder = service.executor().recorder
+    with pytest.raises(BatchError), recorder.together(200_000, 2):
+        raise BatchError("the API refused the batch: 400 messages.0: secret words")
+    service.flush()
+    (span,) = service.otlp.spans
+    assert span.attributes["error.type"] == "BatchError"
+    assert b"secret" not in received(service.otlp)
 
 
 def masked(value: Any) -> Any:

@@ -25,6 +25,7 @@ import anthropic
 import orjson
 from anthropic._decoders.jsonl import AsyncJSONLDecoder, JSONLDecoder
 
+from otel_bridge.jsons import object_of, text_of
 from otel_bridge.ours import ours
 
 if TYPE_CHECKING:
@@ -56,9 +57,9 @@ def _custom_ids(lines: Iterable[bytes]) -> set[str]:
     """Whose results whole lines are."""
     found = set()
     for line in lines:
-        with contextlib.suppress(orjson.JSONDecodeError, AttributeError):
-            found.add(str(orjson.loads(line).get("custom_id")))
-    return found
+        with contextlib.suppress(orjson.JSONDecodeError):
+            found.add(text_of(object_of(orjson.loads(line)).get("custom_id")))
+    return {each for each in found if each is not None}
 
 
 class SyncApi:

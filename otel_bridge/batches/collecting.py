@@ -119,7 +119,4 @@ def again_or_raise(collector: Collector, attempt: int, error: Exception) -> None
 
 def unreadable(batch_id: str, error: Exception) -> BatchError:
     """What to raise when the last read failed."""
-    return BatchError(
-        f"results of batch {batch_id} cannot be read: {describe(error)}; "
-        f"`otel-bridge collect {batch_id}` reads them again"
-    )
+    return BatchError(f"results of batch {batch_id} cannot be read: {describe(error)}")

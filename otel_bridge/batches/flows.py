@@ -122,10 +122,7 @@ def wait(
 
 
 def _unreadable(batch_id: str, error: Exception) -> BatchError:
-    return BatchError(
-        f"batch {batch_id} cannot be read: {describe(error)}; "
-        f"`otel-bridge collect {batch_id}` tries again"
-    )
+    return BatchError(f"batch {batch_id} cannot be read: {describe(error)}")
 
 
 def ask(call: Call, batch_id: str | None = None) -> Flow[Any]:

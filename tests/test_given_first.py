@@ -1,0 +1,105 @@
+"""Results are given and written before telemetry is asked anything."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
+
+from otel_bridge.simulator import MessageBatchesServer, OtlpCapture
+
+Make = Callable[[int], list[dict[str, Any]]]
+
+
+class Witness(SpanProcessor):
+    """Notes how many results were given when each request's span ended."""
+
+    def __init__(self) -> None:
+        self.given = 0
+        self.flushed = 0
+        self.at_span_end: list[tuple[int, int]] = []
+
+    def on_end(self, span: ReadableSpan) -> None:
+        if span.name.startswith("chat"):
+            self.at_span_end.append((self.given, self.flushed))
+
+    def flush(self) -> None:
+        self.flushed = self.given
+
+
+@pytest.fixture
+def witness(service: Any) -> Witness:
+    seen = Witness()
+    service.tracers.add_span_processor(seen)
+    return seen
+
+
+def test_an_executor_gives_results_before_it_records_them(
+    service: Any, make_requests: Make, witness: Witness
+) -> None:
+    executor = service.executor(langsmith_tracing=False)
+    executor.on_given = witness.flush
+    (handle,) = executor.submit(make_requests(5))
+    for _ in executor.collect(handle):
+        witness.given += 1
+    assert witness.at_span_end == [(5, 5)] * 5
+
+
+async def test_so_does_the_async_twin(service: Any, make_requests: Make, witness: Witness) -> None:
+    executor = service.async_executor(langsmith_tracing=False)
+    executor.on_given = witness.flush
+    (handle,) = await executor.submit(make_requests(5))
+    async for _ in executor.collect(handle):
+        witness.given += 1
+    await executor.api._polling.close()
+    assert witness.at_span_end == [(5, 5)] * 5
+
+
+def test_other_code_has_its_results_before_they_are_recorded(
+    service: Any, make_requests: Make, witness: Witness, instrument: Callable[..., None]
+) -> None:
+    instrument(langsmith_tracing=False)
+    batch_id = service.api.add_batch(make_requests(5), seconds=0)
+    for _ in service.client.messages.batches.results(batch_id):
+        witness.given += 1
+    # The SDK reads in chunks that are smaller than a line.
+    assert [given for given, _ in witness.at_span_end] == [1, 2, 3, 4, 5]
+
+
+def test_results_that_were_given_and_left_unrecorded_are_recorded_by_the_next_reading(
+    service: Any, make_requests: Make
+) -> None:
+    executor = service.executor()
+    (handle,) = executor.submit(make_requests(5))
+    assert len(list(itertools.islice(executor.collect(handle), 3))) == 3
+    service.flush()
+    assert service.otlp.spans == []
+    assert len(list(executor.collect(handle))) == 5
+    service.flush()
+    assert len(service.otlp.spans) == 6
+    told = service.otlp.metric_sum("gen_ai.client.inference.usage.output_tokens")
+    assert told == service.api.truth(handle.id)["output_tokens"]
+
+
+@pytest.mark.parametrize("to_stdout", [False, True])
+def test_results_are_on_disk_while_a_backend_hangs(
+    bridge: Any, make_requests: Make, api: MessageBatchesServer, otlp: OtlpCapture, to_stdout: bool
+) -> None:
+    otlp.hang_all()
+    output = [] if to_stdout else ["-o", "out.jsonl"]
+    running = bridge.start("run", bridge.write(make_requests(3)), *output)
+    while not any(request.path.endswith("results") for request in api.requests):
+        time.sleep(0.01)
+    if to_stdout:
+        assert len([running.stdout.readline() for _ in range(3)]) == 3
+    else:
+        while (bridge.folder / "out.jsonl").read_bytes().count(b"\n") < 3:
+            assert running.poll() is None
+            time.sleep(0.01)
+    assert running.poll() is None, "it still waits for the backend"
+    running.kill()
+    running.communicate()

@@ -1,0 +1,117 @@
+"""Short results are said, and a reading that has them all completes every backend, once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from otel_bridge import semconv
+from otel_bridge.simulator import LangSmithCapture, MessageBatchesServer, OtlpCapture
+
+Make = Callable[[int], list[dict[str, Any]]]
+COUNT, SHORT = 20, 12
+
+
+def shorten(api: MessageBatchesServer, batch_id: str) -> list[Any]:
+    lines = api.results(batch_id)
+    api.replace_results(batch_id, lines[:SHORT])
+    return lines
+
+
+def hold(api: Any, otlp: OtlpCapture, langsmith: LangSmithCapture, count: int) -> None:
+    """Spans and runs hold `count` requests; metrics hold all of them, or none while some lack."""
+    (batch_id,) = api.batch_ids
+    whole = count == COUNT
+    spans = [span for span in otlp.unique_spans() if span.name.startswith("chat")]
+    runs = [run for run in langsmith.runs.values() if run["run_type"] == "llm"]
+    assert len(spans) == len(runs) == count
+    assert otlp.metric_sum(semconv.METRIC_BATCH_REQUESTS) == (COUNT if whole else 0)
+    tokens = otlp.metric_sum("gen_ai.client.inference.usage.output_tokens")
+    assert tokens == (api.truth(batch_id)["output_tokens"] if whole else 0)
+    *_, batch = [span for span in otlp.spans if span.name.startswith("batch")]
+    assert batch.attributes.get(semconv.BATCH_MISSING_COUNT, 0) == COUNT - count
+
+
+def said(stderr: str) -> list[str]:
+    return [line for line in stderr.splitlines() if line.startswith("otel-bridge: ")]
+
+
+def test_the_command_says_it_and_a_later_one_completes_it(
+    bridge: Any,
+    make_requests: Make,
+    api: MessageBatchesServer,
+    otlp: OtlpCapture,
+    langsmith: LangSmithCapture,
+) -> None:
+    batch_id = api.add_batch(
+        [{**each, "custom_id": f"ok-{each['custom_id']}"} for each in make_requests(COUNT)],
+        seconds=0,
+    )
+    lines = shorten(api, batch_id)
+    for arguments, status in ((["--fail-on-error"], 3), ([], 0)):
+        ran = bridge("collect", batch_id, "-o", "out.jsonl", "--json", *arguments)
+        (line,) = said(ran.stderr)
+        assert line.startswith(f"otel-bridge: 8 of batch {batch_id}'s 20 results are missing; ")
+        assert line.endswith(f"; `otel-bridge collect {batch_id}` reads them again")
+        assert ran.returncode == status
+        assert json.loads(ran.stdout)["missing"] == 8
+        hold(api, otlp, langsmith, SHORT)
+    ran = bridge("backfill", batch_id)
+    assert ran.returncode == 1
+    assert f"{batch_id}: failed, 12 requests (8 of batch" in ran.stderr
+    api.replace_results(batch_id, lines)
+    for _ in range(2):
+        ran = bridge("collect", batch_id, "-o", "out.jsonl", "--fail-on-error")
+        assert (ran.returncode, said(ran.stderr)) == (0, [])
+        assert len((bridge.folder / "out.jsonl").read_text().splitlines()) == COUNT
+        hold(api, otlp, langsmith, COUNT)
+    assert "known" in bridge("backfill", batch_id).stderr
+
+
+def test_a_run_that_lacks_results_fails_when_asked(
+    bridge: Any, make_requests: Make, api: MessageBatchesServer
+) -> None:
+    api.fail_next("GET", "results$", action="cut_line", times=3)
+    requests = [{**make_requests(2)[n], "custom_id": f"a-ok-{n}"} for n in range(2)]
+    ran = bridge("run", bridge.write(requests), "-o", "out.jsonl", "--fail-on-error")
+    assert ran.returncode == 3
+    assert "1 of batch" in said(ran.stderr)[-1]
+
+
+@pytest.mark.parametrize("by_id", [False, True])
+@pytest.mark.parametrize("journal", [False, True])
+def test_the_same_process_completes_it(
+    service: Any, make_requests: Make, tmp_path: Path, by_id: bool, journal: bool
+) -> None:
+    executor = service.executor(state_dir=tmp_path if journal else None)
+    (handle,) = executor.submit(make_requests(COUNT))
+    lines = shorten(service.api, handle.id)
+    assert len(list(executor.collect(handle))) == SHORT
+    service.flush()
+    hold(service.api, service.otlp, service.langsmith, SHORT)
+    service.api.replace_results(handle.id, lines)
+    assert len(list(executor.collect(handle.id if by_id else handle))) == COUNT
+    service.flush()
+    hold(service.api, service.otlp, service.langsmith, COUNT)
+    assert executor.recorder.told(handle.id) is journal
+
+
+def test_what_other_code_reads_short_is_completed_by_a_whole_reading(
+    service: Any, make_requests: Make, instrument: Callable[..., None], tmp_path: Path
+) -> None:
+    instrument(state_dir=tmp_path)
+    batch_id = service.api.add_batch(make_requests(COUNT), seconds=0)
+    lines = shorten(service.api, batch_id)
+    for _ in range(3):
+        assert len(list(service.client.messages.batches.results(batch_id))) == SHORT
+    service.flush()
+    hold(service.api, service.otlp, service.langsmith, SHORT)
+    service.api.replace_results(batch_id, lines)
+    for _ in range(2):
+        assert len(list(service.client.messages.batches.results(batch_id))) == COUNT
+    service.flush()
+    hold(service.api, service.otlp, service.langsmith, COUNT)
