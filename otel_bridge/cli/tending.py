@@ -46,7 +46,7 @@ from otel_bridge.langsmith import Delivery, LeftBehind
 def estimate(file: str, every: bool, sample: int, output_tokens: int, as_json: bool) -> None:
     """Tell what the requests in FILE will cost; nothing is submitted."""
     requests = read_requests(file)
-    executor = BatchExecutor(settings=Settings.from_env(strict=True))
+    executor = _silent_executor()
     found = executor.estimate(
         requests, sample=None if every else sample, output_tokens=output_tokens
     )
@@ -57,13 +57,19 @@ def estimate(file: str, every: bool, sample: int, output_tokens: int, as_json: b
     leave(0)
 
 
+def _silent_executor() -> BatchExecutor:
+    """For a command that emits nothing."""
+    settings = Settings.from_env(strict=True)
+    return BatchExecutor(settings=dataclasses.replace(settings, langsmith_tracing=False))
+
+
 @click.command()
 @click.argument("batches", nargs=-1)
 @json_option
 @guarded_command
 def watch(batches: tuple[str, ...], as_json: bool) -> None:
     """Show BATCHES until they end, or all that have not; nothing is collected."""
-    executor = BatchExecutor(settings=Settings.from_env(strict=True))
+    executor = _silent_executor()
     told = watching.watch(executor, batches, Console(stderr=True))
     if as_json:
         click.echo(orjson.dumps({"batches": told}))
