@@ -58,7 +58,8 @@ class ExecutorBase(Generic[ApiT]):
         """Called when results that arrived together were given, before telemetry sees them."""
         self._submitted: dict[str, BatchHandle] = {}
         self._meter_provider = meter_provider
-        self._mirror()  # before any span that is to have a run
+        if not isinstance(self.recorder.provider, trace.ProxyTracerProvider):
+            self._mirror()  # before any span that is to have a run
 
     def submission(
         self,
