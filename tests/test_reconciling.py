@@ -145,6 +145,21 @@ def test_a_batch_that_two_submissions_may_have_made_goes_to_whose_it_is(
     assert later not in (batch_id, anew), "a deliberate second run is one of its own"
 
 
+def test_a_batch_that_proved_ours_is_ours_alone(
+    service: Any, make_requests: Make, tmp_path: Path
+) -> None:
+    """The other submission that may have made it is not followed up any more."""
+    mine, yours = make_requests(3), others(make_requests(3))
+    intended(tmp_path, yours)
+    intended(tmp_path, mine)
+    batch_id = service.api.add_batch(mine, seconds=0.3)
+    executor = service.executor(state_dir=tmp_path)
+    executor.start(yours)
+    assert executor.run(mine).batch_ids == (batch_id,)
+    reconciling.known_here.discard(batch_id)  # as in another process
+    assert batch_id not in executor.run(mine).batch_ids
+
+
 def test_our_batch_that_runs_is_told_of_once_its_results_prove_it(
     service: Any, make_requests: Make, tmp_path: Path
 ) -> None:
