@@ -142,12 +142,20 @@ class Journal:
 
     def settle(self, intent: int | None, batch_id: str, *, adopted: bool = False) -> None:
         """Note the batch that an intent became, or with `adopted` most likely became."""
-        self._file.note(
-            lambda db: db.execute(
+
+        def write(db: sqlite3.Connection) -> None:
+            if not adopted:
+                db.execute(
+                    "UPDATE submissions SET batch_id = NULL, adopted = 0"
+                    " WHERE batch_id = ? AND adopted AND intent IS NOT ?",
+                    (batch_id, intent),
+                )
+            db.execute(
                 "UPDATE OR IGNORE submissions SET batch_id = ?, adopted = ? WHERE intent = ?",
                 (batch_id, adopted, intent),
             )
-        )
+
+        self._file.note(write)
 
     def reopen(self, intent: int | None) -> None:
         """Note that an intent's batch cannot serve it; what was told of that batch stays known."""

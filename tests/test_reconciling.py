@@ -120,6 +120,46 @@ async def test_the_async_twin_finds_a_stranger_out_too(
     await executor.api._polling.close()
 
 
+@pytest.mark.parametrize("first", ["ours", "theirs"])
+def test_a_batch_that_two_submissions_may_have_made_goes_to_whose_it_is(
+    service: Any, make_requests: Make, tmp_path: Path, first: str
+) -> None:
+    """Both broke off, and one batch runs; whoever follows up first takes it for its own."""
+    mine, yours = make_requests(3), others(make_requests(3))
+    intended(tmp_path, mine)
+    intended(tmp_path, yours)
+    batch_id = service.api.add_batch(mine, seconds=0.5)
+    executor = service.executor(state_dir=tmp_path)
+    order = (mine, yours) if first == "ours" else (yours, mine)
+    runs = {each[0]["custom_id"]: executor.start(each) for each in order}
+    assert len(list(runs[mine[0]["custom_id"]])) == 3
+    with pytest.raises(SubmissionAmbiguousError, match=batch_id):
+        list(runs[yours[0]["custom_id"]])
+    (anew,) = executor.run(yours).batch_ids
+    assert service.api.batch_ids == [batch_id, anew]
+    known = Journal(tmp_path).recall(batch_id)
+    assert known is not None
+    assert known.runs
+    assert not known.adopted
+    (later,) = executor.run(mine).batch_ids
+    assert later not in (batch_id, anew), "a deliberate second run is one of its own"
+
+
+def test_a_batch_that_proved_ours_is_ours_alone(
+    service: Any, make_requests: Make, tmp_path: Path
+) -> None:
+    """The other submission that may have made it is not followed up any more."""
+    mine, yours = make_requests(3), others(make_requests(3))
+    intended(tmp_path, yours)
+    intended(tmp_path, mine)
+    batch_id = service.api.add_batch(mine, seconds=0.3)
+    executor = service.executor(state_dir=tmp_path)
+    executor.start(yours)
+    assert executor.run(mine).batch_ids == (batch_id,)
+    reconciling.known_here.discard(batch_id)  # as in another process
+    assert batch_id not in executor.run(mine).batch_ids
+
+
 def test_our_batch_that_runs_is_told_of_once_its_results_prove_it(
     service: Any, make_requests: Make, tmp_path: Path
 ) -> None:

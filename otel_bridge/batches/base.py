@@ -16,7 +16,7 @@ from otel_bridge.batches.api import AsyncApi, SyncApi
 from otel_bridge.batches.collecting import Collector
 from otel_bridge.batches.estimating import hold_to
 from otel_bridge.batches.handle import BatchHandle
-from otel_bridge.batches.reconciling import Found
+from otel_bridge.batches.reconciling import Found, known_here
 from otel_bridge.batches.requests import Request, split_requests
 from otel_bridge.batches.submitting import submit
 from otel_bridge.config import Settings
@@ -155,6 +155,8 @@ class ExecutorBase(Generic[ApiT]):
 
     def _handle(self, batch: BatchHandle | str) -> BatchHandle:
         handle = batch if isinstance(batch, BatchHandle) else BatchHandle(batch, 0)
+        if handle.adopted:  # by one of several submissions, perhaps
+            return handle
         submitted = self._submitted.get(handle.id)
         if submitted is not None:
             return submitted
@@ -192,15 +194,19 @@ class ExecutorBase(Generic[ApiT]):
     def _verify(self, handle: BatchHandle) -> flows.Flow[None]:
         """Have the results tell whose a batch is that was taken for ours."""
         journal = self.recorder.journal
-        if not (yield lambda: self.api.belongs(handle.id, handle.params)):
+        taken = handle.id in known_here
+        if taken or not (yield lambda: self.api.belongs(handle.id, handle.params)):
             journal.reopen(handle.intent)
-            self._submitted.pop(handle.id, None)
+            if self._submitted.get(handle.id) is handle:
+                del self._submitted[handle.id]
             raise SubmissionAmbiguousError(
                 f"batch {handle.id}, found where the answer to a submission was lost, has "
                 "results of other requests: it is others', and these requests are most likely in "
                 "no batch; run the same again, which looks once more before it creates one"
             )
         handle.adopted = False
+        self._submitted[handle.id] = handle
+        known_here.add(handle.id)
         journal.settle(handle.intent, handle.id)
 
     def _progress(self, facts: BatchFacts) -> flows.Flow[None]:

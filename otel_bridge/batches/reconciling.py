@@ -36,7 +36,7 @@ _FRESH_SECONDS = 60.0
 _CANCELING_SECONDS = 2.0
 
 known_here: set[str] = set()
-"""Batches that this process created or found; with no journal, all that is known of any."""
+"""Batches that surely are of this process; with no journal, all that is known of any."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +142,9 @@ def _candidates(
     ours, unsure = [], []
     for batch in (yield lambda: api.since(earliest)):
         facts = BatchFacts.from_api(batch)
-        known = batch.id in known_here or journal.recall(batch.id) is not None
+        told = journal.recall(batch.id)
+        # One that is only taken for another's may yet prove to be ours.
+        known = batch.id in known_here or (told is not None and not told.adopted)
         if known or facts.request_count != len(custom_ids):
             continue
         if facts.status != "ended":

@@ -74,7 +74,8 @@ def submit(
                 found = yield from follow_up(api, journal, part.known, part.requests)
             if found is None:
                 found = yield from _create(api, journal, plan, part)
-            known_here.add(found.batch.id)
+            if not found.adopted:
+                known_here.add(found.batch.id)
             journal.settle(part.intent, found.batch.id, adopted=found.adopted)
             handle = yield from created(found, part.requests)
             handle.intent = part.intent
