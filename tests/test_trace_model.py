@@ -366,6 +366,29 @@ def test_a_provider_around_the_sdks_is_seen_through(service: Any, make_requests:
     assert len(service.tracers._active_span_processor._span_processors) == 2
 
 
+class Broken(trace.TracerProvider):
+    """A provider that has no tracer to give."""
+
+    def get_tracer(self, *_: Any, **__: Any) -> trace.Tracer:
+        raise RuntimeError("no tracer")
+
+
+def test_a_provider_that_fails_costs_spans_and_nothing_else(
+    service: Any, api: MessageBatchesServer, make_requests: Make
+) -> None:
+    executor = BatchExecutor(
+        service.client,
+        tracer_provider=Broken(),
+        meter_provider=service.meters,
+        settings=service.settings(langsmith_tracing=False),
+    )
+    assert len(executor.run(make_requests(3))) == 3
+    (batch_id,) = api.batch_ids
+    service.flush()
+    truth = api.truth(batch_id)["output_tokens"]
+    assert service.otlp.metric_sum(semconv.METRIC_USAGE_OUTPUT) == truth
+
+
 def test_a_provider_may_be_set_after_the_executor_was_made(
     api: MessageBatchesServer, otlp: OtlpCapture, langsmith: LangSmithCapture, tmp_path: Path
 ) -> None:

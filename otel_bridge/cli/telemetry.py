@@ -164,7 +164,7 @@ class Telemetry:
             "langsmith",
             "urllib3",
             "otel_bridge.langsmith.delivery",
-            "otel_bridge.telemetry.recorder",
+            "otel_bridge.telemetry.recording",
         ):
             logger = logging.getLogger(name)
             logger.addHandler(self._complaints)

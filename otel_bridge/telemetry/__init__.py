@@ -13,7 +13,8 @@ from otel_bridge.telemetry.batch import (
     model_of,
     tier_of,
 )
-from otel_bridge.telemetry.recorder import BatchRecorder, BatchRecording
+from otel_bridge.telemetry.recorder import BatchRecorder
+from otel_bridge.telemetry.recording import BatchRecording
 from otel_bridge.telemetry.structured import Structured, structured_span
 from otel_bridge.telemetry.tally import Pass, Tally
 
