@@ -10,6 +10,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -126,9 +127,7 @@ def otlp_and_create_run(otlp: str, langsmith: str, count: int) -> None:
     client.flush()
 
 
-def _moment(nanoseconds: int) -> Any:
-    from datetime import UTC, datetime  # noqa: PLC0415 - this side's alone
-
+def _moment(nanoseconds: int) -> datetime:
     return datetime.fromtimestamp(nanoseconds / 1e9, UTC)
 
 

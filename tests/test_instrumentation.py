@@ -707,3 +707,28 @@ def test_the_instrumentor_names_what_it_instruments() -> None:
         "anthropic >= 2.12, < 3",
     )
     assert AnthropicBatchesInstrumentor()._check_dependency_conflicts() is None
+
+
+class Unspeakable(str):
+    """Text that can be sent and not be shown."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        raise RuntimeError("no words for it")
+
+
+@pytest.mark.parametrize("as_generator", [True, False])
+def test_a_request_that_cannot_be_noted_is_sent_all_the_same(
+    service: Any, make_requests: Make, instrument: Instrument, *, as_generator: bool
+) -> None:
+    instrument()
+    requests = make_requests(2)
+    requests[0]["params"]["model"] = Unspeakable(requests[0]["params"]["model"])
+    given: Any = (each for each in requests) if as_generator else requests
+    batch = service.client.messages.batches.create(requests=given)
+    wait(service.client, batch.id)
+    assert len(list(service.client.messages.batches.results(batch.id))) == 2
+    service.flush()
+    ours = [span for span in service.otlp.spans if span.scope == semconv.SCOPE]
+    assert len(ours) == 3

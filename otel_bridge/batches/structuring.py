@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar, overload
 
@@ -16,12 +17,12 @@ from otel_bridge.telemetry import structured_span
 T = TypeVar("T")
 
 
-class Structuring(Asking):
+class Structuring(Asking, ABC):
     """Structured runs, over `anthropic.Anthropic`."""
 
+    @abstractmethod
     def run(self, requests: Iterable[Request]) -> BatchResults:
         """Submit, wait and collect; the executor's."""
-        raise NotImplementedError
 
     @overload
     def run_structured(
@@ -81,12 +82,12 @@ class Structuring(Asking):
             return plan.validated(self.run(plan.requests), told)
 
 
-class AsyncStructuring(AsyncAsking):
+class AsyncStructuring(AsyncAsking, ABC):
     """Structured runs, over `anthropic.AsyncAnthropic`."""
 
+    @abstractmethod
     async def run(self, requests: Iterable[Request]) -> BatchResults:
         """See Structuring.run."""
-        raise NotImplementedError
 
     @overload
     async def run_structured(

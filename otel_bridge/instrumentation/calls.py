@@ -101,7 +101,7 @@ def _unseen(what: str) -> Iterator[None]:
 
 
 def _watch_for(resource: Any, find: Find) -> Watch | None:
-    return None if is_ours(resource._client) else find()  # noqa: SLF001 - it has no other name
+    return None if is_ours(getattr(resource, "_client", None)) else find()
 
 
 def _hand_over(answer: Any, take: Take) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -52,6 +53,11 @@ class Sent:
             yield request
 
     def _note(self, request: Any) -> None:
+        # Amid the caller's own iteration, or the SDK's: whatever a request is, it is still sent.
+        with contextlib.suppress(Exception):
+            self._keep(request)
+
+    def _keep(self, request: Any) -> None:
         params = request.get("params") if isinstance(request, Mapping) else None
         if not isinstance(params, Mapping):
             return  # the API will say what it thinks of it
