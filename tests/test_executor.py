@@ -20,7 +20,7 @@ from otel_bridge import (
     Settings,
     SubmissionAmbiguousError,
 )
-from otel_bridge.batches import reconciling
+from otel_bridge.batches import handles, reconciling
 from otel_bridge.simulator import MessageBatchesServer
 
 Make = Callable[[int], list[dict[str, Any]]]
@@ -252,6 +252,18 @@ def test_results_read_in_several_goes_count_once(service: Any, make_requests: Ma
     assert otlp.metric_sum("anthropic.message.batch.active") == 0
     spans = sum(span.attributes.get("gen_ai.usage.output_tokens", 0) for span in otlp.spans)
     assert spans == service.langsmith.usage_totals()["output_tokens"] == truth["output_tokens"]
+
+
+def test_a_service_that_only_submits_keeps_a_bounded_number_of_requests(
+    service: Any, make_requests: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(handles, "_REQUESTS", 10)
+    executor = service.executor(langsmith_tracing=False)
+    ids = [executor.submit(make_requests(4))[0].id for _ in range(5)]
+    (large,) = executor.submit(make_requests(30))
+    known = [bool(executor.known(each).params) for each in [*ids, large.id]]
+    assert known == [False] * 5 + [True]
+    assert len(list(executor.collect(ids[0]))) == 4
 
 
 def test_a_progress_display_that_fails_loses_no_batch(

@@ -24,6 +24,7 @@ from otel_bridge import (
     SubmissionAmbiguousError,
 )
 from otel_bridge.batches import base, reconciling, submitting
+from otel_bridge.batches.flows import stream
 from otel_bridge.batches.requests import split_requests
 from otel_bridge.journal import Journal
 from otel_bridge.simulator.server import _Handler
@@ -360,7 +361,7 @@ def test_a_new_batch_in_place_of_one_that_was_told_is_told_too(
     requests = make_requests(4)
     executor = service.executor(state_dir=tmp_path)
     old = broken_off(service, requests, tmp_path)
-    list(executor.read(old))
+    list(stream(executor.reading(old)))
     service.api.archive(old)
     (new,) = executor.run(requests).batch_ids
     service.flush()

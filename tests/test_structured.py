@@ -19,7 +19,6 @@ from langsmith import traceable
 from otel_bridge import ConfigurationError, RequestsError, StructuredRequest
 from otel_bridge.batches.schemas import schema_of
 from otel_bridge.simulator.structured import instance
-from otel_bridge.telemetry import Structured
 
 MODEL = "claude-sonnet-4-5-20250929"
 PREFIX = "anthropic.message.batch.structured."
@@ -283,7 +282,3 @@ def test_the_simulator_answers_in_conformity(dice: Any, kind: type) -> None:
     schema = schema_of(kind)
     schema.parse(orjson.dumps(instance(schema.native, dice)))
     schema.parse(orjson.dumps(instance(schema.json, dice)))
-
-
-def test_what_is_told_at_the_start_has_no_outcomes() -> None:
-    assert Structured("Score", (), 1).outcomes is None

@@ -2,35 +2,27 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import inspect
 import itertools
 import time
-from collections.abc import (
-    AsyncGenerator,
-    Callable,
-    Collection,
-    Generator,
-    Iterable,
-    Mapping,
-    Sequence,
-)
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
 
 import anthropic
-import orjson
+import anyio
 from anthropic._decoders.jsonl import AsyncJSONLDecoder, JSONLDecoder
+from anyio import to_thread
 
-from otel_bridge.jsons import object_of, text_of
+from otel_bridge.batches.flows import Stream, stream, stream_async
 from otel_bridge.ours import ours
 
 if TYPE_CHECKING:
     from anthropic.types.messages import MessageBatch
 
+T = TypeVar("T")
 ClientT = TypeVar("ClientT", anthropic.Anthropic, anthropic.AsyncAnthropic)
 
 _READ_TIMEOUT = 600.0
@@ -51,15 +43,6 @@ def _submitting(client: ClientT) -> ClientT:
 def _quiet(client: ClientT) -> ClientT:
     """A copy whose calls make no spans of the SDK: polls are not the user's traces."""
     return ours(client.with_options(open_telemetry={**client.open_telemetry, "traces": False}))
-
-
-def _custom_ids(lines: Iterable[bytes]) -> set[str]:
-    """Whose results whole lines are."""
-    found = set()
-    for line in lines:
-        with contextlib.suppress(orjson.JSONDecodeError):
-            found.add(text_of(object_of(orjson.loads(line)).get("custom_id")))
-    return {each for each in found if each is not None}
 
 
 class SyncApi:
@@ -85,16 +68,6 @@ class SyncApi:
         answer = self._polling.messages.batches.with_raw_response.list(limit=1)
         return answer.headers.get("date", "")
 
-    def belongs(self, batch_id: str, custom_ids: Collection[str]) -> bool:
-        """Whether the batch has results, and of these requests alone."""
-        found = False
-        with contextlib.closing(self.lines(batch_id)) as chunks:
-            for ids in map(_custom_ids, chunks):
-                if not ids.issubset(custom_ids):
-                    return False
-                found = found or bool(ids)
-        return found
-
     def cancel(self, batch_id: str) -> MessageBatch:
         return self._polling.messages.batches.cancel(batch_id)
 
@@ -113,6 +86,18 @@ class SyncApi:
         """Tell a callback."""
         callback(news)
 
+    def aside(self, work: Callable[[], T]) -> T:
+        """Do what may take a while."""
+        return work()
+
+    def each(self, flow: Stream[T], take: Callable[[T], None]) -> int:
+        """Have `take` get all values of a stream; how many these were."""
+        count = 0
+        for value in stream(flow):
+            take(value)
+            count += 1
+        return count
+
     def lines(self, batch_id: str) -> Generator[list[bytes]]:
         """The raw lines of the results as they arrive, the last one possibly cut."""
         decoder = self._polling.get(
@@ -130,6 +115,14 @@ class SyncApi:
             yield [rest]
         finally:
             response.close()
+
+    def next_of(self, lines: Generator[list[bytes]]) -> list[bytes] | None:
+        """What arrives next of `lines`, None after the last."""
+        return next(lines, None)
+
+    def close(self, lines: Generator[list[bytes]]) -> None:
+        """No more of `lines` is wanted."""
+        lines.close()
 
 
 class AsyncApi:
@@ -159,38 +152,47 @@ class AsyncApi:
         answer = await self._polling.messages.batches.with_raw_response.list(limit=1)
         return answer.headers.get("date", "")
 
-    async def belongs(self, batch_id: str, custom_ids: Collection[str]) -> bool:
-        """Whether the batch has results, and of these requests alone."""
-        found = False
-        async with contextlib.aclosing(self.lines(batch_id)) as chunks:
-            async for lines in chunks:
-                ids = _custom_ids(lines)
-                if not ids.issubset(custom_ids):
-                    return False
-                found = found or bool(ids)
-        return found
-
     async def cancel(self, batch_id: str) -> MessageBatch:
         return await self._polling.messages.batches.cancel(batch_id)
 
     async def sleep(self, seconds: float) -> None:
-        await asyncio.sleep(seconds)
+        await anyio.sleep(seconds)
 
     async def count_tokens(self, requests: Sequence[Mapping[str, Any]]) -> list[int]:
         """The input tokens of each request's parameters, some requests at a time."""
-        turn = asyncio.Semaphore(_AT_A_TIME)
+        counts = [0] * len(requests)
+        turn = anyio.Semaphore(_AT_A_TIME)
 
-        async def count(params: Mapping[str, Any]) -> int:
+        async def count(index: int, params: Mapping[str, Any]) -> None:
             async with turn:
-                return (await self._polling.messages.count_tokens(**params)).input_tokens
+                told = await self._polling.messages.count_tokens(**params)
+                counts[index] = told.input_tokens
 
-        return await asyncio.gather(*map(count, requests))
+        try:
+            async with anyio.create_task_group() as tasks:
+                for index, params in enumerate(requests):
+                    tasks.start_soon(count, index, params)
+        except ExceptionGroup as group:
+            raise group.exceptions[0] from None
+        return counts
 
     async def notify(self, callback: Callable[[Any], Any], news: Any) -> None:
         """Tell a callback, which may be a coroutine function."""
         told = callback(news)
         if inspect.isawaitable(told):
             await told
+
+    async def aside(self, work: Callable[[], T]) -> T:
+        """Do what may take a while on a thread: the event loop must not wait."""
+        return await to_thread.run_sync(work)
+
+    async def each(self, flow: Stream[T], take: Callable[[T], None]) -> int:
+        """Have `take` get all values of a stream; how many these were."""
+        count = 0
+        async for value in stream_async(flow):
+            take(value)
+            count += 1
+        return count
 
     async def lines(self, batch_id: str) -> AsyncGenerator[list[bytes]]:
         """The raw lines of the results as they arrive, the last one possibly cut."""
@@ -209,3 +211,11 @@ class AsyncApi:
             yield [rest]
         finally:
             await response.aclose()
+
+    async def next_of(self, lines: AsyncGenerator[list[bytes]]) -> list[bytes] | None:
+        """What arrives next of `lines`, None after the last."""
+        return await anext(lines, None)
+
+    async def close(self, lines: AsyncGenerator[list[bytes]]) -> None:
+        """No more of `lines` is wanted."""
+        await lines.aclose()

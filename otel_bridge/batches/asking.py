@@ -1,76 +1,51 @@
-"""What executors can be asked without submitting or collecting anything, sync and async."""
+"""What the API is asked about batches, outside of any run."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from datetime import datetime
+from typing import TYPE_CHECKING, Any
 
-from otel_bridge.batches.api import AsyncApi, SyncApi
-from otel_bridge.batches.base import ExecutorBase
-from otel_bridge.batches.estimating import SAMPLE, Estimate, estimate
-from otel_bridge.batches.flows import ask, drive, drive_async
-from otel_bridge.batches.requests import Request, validate_requests
+import anthropic
+
+from otel_bridge.batches.faults import CALL_FAULTS, failure
+from otel_bridge.batches.flows import Call, Flow
+from otel_bridge.batches.handle import check_id
+from otel_bridge.errors import BatchNotFoundError
 from otel_bridge.telemetry import BatchFacts
 
-
-class Asking(ExecutorBase[SyncApi]):
-    """The questions, over `anthropic.Anthropic`."""
-
-    def estimate(
-        self, requests: Iterable[Request], *, sample: int | None = SAMPLE, output_tokens: int = 0
-    ) -> Estimate:
-        """Tokens and cost of requests before anything is paid; nothing is submitted.
-
-        The API counts a sample of `sample` requests, or all for None. `output_tokens` is what an
-        answer is expected to have at least. Raises RequestsError, and BatchError when the API
-        does not count.
-        """
-        checked = validate_requests(requests)
-        return drive(estimate(self.api, checked, sample, output_tokens))
-
-    def describe(self, batch_id: str) -> BatchFacts:
-        """A batch's state, times and counts as the API tells them now.
-
-        Raises BatchNotFoundError for an unknown id, BatchError when it cannot be read.
-        """
-        return BatchFacts.from_api(drive(ask(lambda: self.api.retrieve(batch_id), batch_id)))
-
-    def since(self, moment: datetime) -> list[BatchFacts]:
-        """The workspace's batches created at `moment` or later, the newest first.
-
-        Raises BatchError when the list cannot be read.
-        """
-        return list(map(BatchFacts.from_api, drive(ask(lambda: self.api.since(moment)))))
-
-    def cancel(self, batch_id: str) -> BatchFacts:
-        """Have the API cancel a batch; requests that are done stay done, and billed.
-
-        Raises BatchNotFoundError for an unknown id, BatchError when the API refuses.
-        """
-        return BatchFacts.from_api(drive(ask(lambda: self.api.cancel(batch_id), batch_id)))
+if TYPE_CHECKING:
+    from otel_bridge.batches.api import AsyncApi, SyncApi
 
 
-class AsyncAsking(ExecutorBase[AsyncApi]):
-    """The questions, over `anthropic.AsyncAnthropic`."""
+def describe(api: SyncApi | AsyncApi, batch_id: str) -> Flow[BatchFacts]:
+    """The batch as it is now."""
+    return BatchFacts.from_api((yield from ask(lambda: api.retrieve(batch_id), batch_id)))
 
-    async def estimate(
-        self, requests: Iterable[Request], *, sample: int | None = SAMPLE, output_tokens: int = 0
-    ) -> Estimate:
-        """See BatchExecutor.estimate."""
-        checked = validate_requests(requests)
-        return await drive_async(estimate(self.api, checked, sample, output_tokens))
 
-    async def describe(self, batch_id: str) -> BatchFacts:
-        """See BatchExecutor.describe."""
-        told = await drive_async(ask(lambda: self.api.retrieve(batch_id), batch_id))
-        return BatchFacts.from_api(told)
+def since(api: SyncApi | AsyncApi, moment: datetime) -> Flow[list[BatchFacts]]:
+    """The batches that were created at `moment` or later, the newest first."""
+    return [BatchFacts.from_api(each) for each in (yield from ask(lambda: api.since(moment)))]
 
-    async def since(self, moment: datetime) -> list[BatchFacts]:
-        """See BatchExecutor.since."""
-        found = await drive_async(ask(lambda: self.api.since(moment)))
-        return list(map(BatchFacts.from_api, found))
 
-    async def cancel(self, batch_id: str) -> BatchFacts:
-        """See BatchExecutor.cancel."""
-        told = await drive_async(ask(lambda: self.api.cancel(batch_id), batch_id))
-        return BatchFacts.from_api(told)
+def cancel(api: SyncApi | AsyncApi, batch_id: str) -> Flow[BatchFacts]:
+    """Have a batch canceled."""
+    return BatchFacts.from_api((yield from ask(lambda: api.cancel(batch_id), batch_id)))
+
+
+def ask(call: Call, batch_id: str | None = None) -> Flow[Any]:
+    """Make one call.
+
+    Raises BatchNotFoundError for an unknown `batch_id`, ConfigurationError for an empty one, else
+    BatchError.
+    """
+    if batch_id is not None:
+        check_id(batch_id)
+    try:
+        return (yield call)
+    except anthropic.NotFoundError as error:
+        raise BatchNotFoundError(
+            f"the API knows no batch {batch_id!r}; check the id and the key's workspace"
+        ) from error
+    except CALL_FAULTS as error:
+        what = f"batch {batch_id}" if batch_id else "the list of batches"
+        raise failure(error, what) from error

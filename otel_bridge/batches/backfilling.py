@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
-from otel_bridge.batches.flows import Flow, ask
-from otel_bridge.batches.handle import BatchHandle
+from otel_bridge.batches.asking import ask
+from otel_bridge.batches.flows import Flow, Give, Stream
+from otel_bridge.errors import BatchError
 from otel_bridge.telemetry import BatchFacts
 
 if TYPE_CHECKING:
     from otel_bridge.batches.api import AsyncApi, SyncApi
+    from otel_bridge.batches.base import ExecutorBase
 
 State = Literal["told", "known", "in_progress", "gone", "failed"]
 
@@ -31,7 +34,27 @@ class Backfilled:
         return asdict(self)
 
 
-def due(
+def backfill(
+    executor: ExecutorBase, batch_ids: Iterable[str], since: datetime | None, *, shift_times: bool
+) -> Stream[Backfilled]:
+    """What became of each batch, those that are told of last; see `BatchExecutor.backfill`."""
+    api = executor.api
+    wanted, others = yield from _due(api, batch_ids, since, executor.recorder.told)
+    yield Give(others)
+    for facts in wanted:
+        handle = executor.known(facts.id)
+        if shift_times:
+            handle.shift = _shift(facts)
+        try:
+            count = yield partial(api.each, executor.collecting(handle), lambda _: None)
+        except BatchError as error:
+            yield Give([Backfilled(facts.id, "failed", facts.request_count, str(error))])
+        else:
+            lack = handle.recording.lack if handle.recording else None
+            yield Give([Backfilled(handle.id, "failed" if lack else "told", count, lack)])
+
+
+def _due(
     api: SyncApi | AsyncApi,
     batch_ids: Iterable[str],
     since: datetime | None,
@@ -70,16 +93,10 @@ def _state(batch: Any, facts: BatchFacts, known: Callable[[str], bool]) -> State
     return "gone" if batch.archived_at else None
 
 
-def told_of(handle: BatchHandle, count: int) -> Backfilled:
-    """What a batch came to of which `count` results were read."""
-    lack = handle.recording.lack if handle.recording else None
-    return Backfilled(handle.id, "failed" if lack else "told", count, lack)
-
-
-def shifted(handle: BatchHandle, facts: BatchFacts) -> None:
-    """Have the batch's spans and runs lie within the last day, as whole days later.
+def _shift(facts: BatchFacts) -> timedelta:
+    """By how many whole days later a batch's spans and runs lie within the last day.
 
     LangSmith may refuse times that lie more than 24 hours back. The time of day stays, and so do
     the ids for as long as the day lasts.
     """
-    handle.shift = timedelta(days=max((datetime.now(UTC) - facts.created_at).days, 0))
+    return timedelta(days=max((datetime.now(UTC) - facts.created_at).days, 0))

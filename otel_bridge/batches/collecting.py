@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Collection, Iterable, Iterator
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import anthropic
 import httpx2
+import orjson
 
 from otel_bridge.batches.faults import describe
+from otel_bridge.batches.flows import Flow, Give, Stream
 from otel_bridge.batches.results import BatchResult
 from otel_bridge.errors import BatchError
+from otel_bridge.jsons import object_of, text_of
 from otel_bridge.telemetry import Pass, Tally
 
 if TYPE_CHECKING:
-    from otel_bridge.batches.api import SyncApi
+    from otel_bridge.batches.api import AsyncApi, SyncApi
     from otel_bridge.batches.handle import BatchHandle
     from otel_bridge.telemetry import BatchFacts, BatchRecording
 
@@ -88,35 +93,61 @@ class Collector:
 
 
 def read_all(
-    collector: Collector, api: SyncApi, batch_id: str, given: Callable[[], None]
-) -> Iterator[BatchResult]:
+    collector: Collector,
+    api: SyncApi | AsyncApi,
+    batch_id: str,
+    chosen: Callable[[list[BatchResult]], list[BatchResult]],
+    given: Callable[[], None],
+) -> Stream[BatchResult]:
     """Every result once; a short or broken stream is read again from its start.
 
-    `given` is called when all that arrived together was given, before it is recorded.
+    Of what arrives together the `chosen` results are given, then `given` is called, and all are
+    recorded. Raises READ_FAULTS when the last reading fails.
     """
     for attempt in range(READS):
         if attempt:
+            yield partial(api.sleep, 2.0 ** (attempt - 1))
             collector.begin()
+        lines: Any = api.lines(batch_id)
         try:
-            for arrived in api.lines(batch_id):
-                yield from collector.take(arrived)
+            while (arrived := (yield partial(api.next_of, lines))) is not None:
+                yield Give(chosen(collector.take(arrived)))
                 given()
-                collector.record()
+                yield lambda: api.aside(collector.record)
         except READ_FAULTS as error:
-            again_or_raise(collector, attempt, error)
+            if attempt + 1 == READS and not collector.complete:
+                raise
+            logger.warning("Reading results broke off (%s)", type(error).__name__)
+        finally:
+            yield partial(api.close, lines)
         if collector.complete:
             return
-        if attempt + 1 < READS:
-            api.sleep(2.0**attempt)
 
 
-def again_or_raise(collector: Collector, attempt: int, error: Exception) -> None:
-    """A fault is one for another read, unless there was the last."""
-    if attempt + 1 == READS and not collector.complete:
-        raise error
-    logger.warning("Reading results broke off (%s)", type(error).__name__)
+def belongs(api: SyncApi | AsyncApi, batch_id: str, custom_ids: Collection[str]) -> Flow[bool]:
+    """Whether the batch has results, and of these requests alone."""
+    found = False
+    lines: Any = api.lines(batch_id)
+    try:
+        while (arrived := (yield lambda: api.next_of(lines))) is not None:
+            for custom_id in _custom_ids(arrived):
+                if custom_id not in custom_ids:
+                    return False
+                found = True
+    finally:
+        yield lambda: api.close(lines)
+    return found
+
+
+def _custom_ids(lines: Iterable[bytes]) -> Iterator[str]:
+    """Whose results whole lines are."""
+    for line in lines:
+        with contextlib.suppress(orjson.JSONDecodeError):
+            custom_id = text_of(object_of(orjson.loads(line)).get("custom_id"))
+            if custom_id is not None:
+                yield custom_id
 
 
 def unreadable(batch_id: str, error: Exception) -> BatchError:
-    """What to raise when the last read failed."""
+    """What to raise when the last reading failed."""
     return BatchError(f"results of batch {batch_id} cannot be read: {describe(error)}")

@@ -2,32 +2,26 @@
 
 from __future__ import annotations
 
-import asyncio
-import logging
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from datetime import datetime
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import anthropic
+from typing_extensions import TypeVar
 
-from otel_bridge.batches import flows
+from otel_bridge.batches import asking, estimating
 from otel_bridge.batches.api import AsyncApi, SyncApi
-from otel_bridge.batches.backfilling import Backfilled, due, shifted, told_of
-from otel_bridge.batches.base import AsyncProgress, Progress
-from otel_bridge.batches.collecting import (
-    READ_FAULTS,
-    READS,
-    again_or_raise,
-    read_all,
-    unreadable,
-)
+from otel_bridge.batches.backfilling import Backfilled, backfill
+from otel_bridge.batches.base import AsyncProgress, ExecutorBase, Progress
+from otel_bridge.batches.estimating import SAMPLE, Estimate
 from otel_bridge.batches.faults import CLIENT_FAULTS, no_client
+from otel_bridge.batches.flows import drive, drive_async, stream, stream_async
 from otel_bridge.batches.handle import BatchHandle
 from otel_bridge.batches.requests import Request, validate_requests
 from otel_bridge.batches.results import BatchResult, BatchResults
 from otel_bridge.batches.run import AsyncBatchRun, BatchRun
-from otel_bridge.batches.structuring import AsyncStructuring, Structuring
-from otel_bridge.errors import BatchError
+from otel_bridge.batches.structured import Method, Plan, StructuredRequest, StructuredResults
+from otel_bridge.telemetry import BatchFacts
 
 if TYPE_CHECKING:
     from opentelemetry.metrics import MeterProvider
@@ -35,10 +29,11 @@ if TYPE_CHECKING:
 
     from otel_bridge.config import Settings
 
-logger = logging.getLogger(__name__)
+T = TypeVar("T", default=Any)
+ClientT = TypeVar("ClientT")
 
 
-class BatchExecutor(Structuring):
+class BatchExecutor(ExecutorBase):
     """Runs Message Batches and records them.
 
     `client` is `anthropic.Anthropic()` from the environment by default. Providers are the global
@@ -57,12 +52,7 @@ class BatchExecutor(Structuring):
         settings: Settings | None = None,
         on_progress: Progress | None = None,
     ) -> None:
-        super().__init__(
-            tracer_provider=tracer_provider,
-            meter_provider=meter_provider,
-            settings=settings,
-            on_progress=on_progress,
-        )
+        super().__init__(tracer_provider, meter_provider, settings, on_progress)
         self.api = SyncApi(client or _client(anthropic.Anthropic))
 
     def submit(
@@ -80,7 +70,7 @@ class BatchExecutor(Structuring):
         BatchError when the API refuses, SubmissionAmbiguousError when it cannot be known whether
         a batch was created, and PartialSubmissionError when some batches of several were.
         """
-        return flows.drive(self.submission(validate_requests(requests), resume=resume, new=new))
+        return drive(self.submission(validate_requests(requests), resume=resume, new=new))
 
     def collect(self, batch: BatchHandle | str) -> Iterator[BatchResult]:
         """Wait for the batch and stream its results; telemetry is complete at the end.
@@ -90,23 +80,7 @@ class BatchExecutor(Structuring):
 
         Raises BatchNotFoundError for an unknown id, BatchError when it cannot be read.
         """
-        handle = self._handle(batch)
-        yield from self.read(handle)
-        self.received([handle])
-
-    def read(self, batch: BatchHandle | str) -> Iterator[BatchResult]:
-        """As `collect`, and whoever runs the same requests again still goes on with the batch."""
-        handle = self._handle(batch)
-        try:
-            facts = flows.drive(flows.wait(self.api, handle, self.settings, self._seen(handle)))
-            collector = self._collector(handle, facts)
-            yield from read_all(collector, self.api, handle.id, self.on_given)
-            self._finish(collector, handle)
-        except READ_FAULTS as error:
-            raise unreadable(handle.id, error) from error
-        finally:
-            self._abandon(handle)
-        self._submitted.pop(handle.id, None)
+        return stream(self.collecting(batch))
 
     def start(self, requests: Iterable[Request], *, new: bool = False) -> BatchRun:
         """Submit with `resume`; iterate over what it returns to collect. Raises as `submit`.
@@ -114,15 +88,48 @@ class BatchExecutor(Structuring):
         Where only some of several batches could be created, these are collected, and `lack`
         tells what is in none or may be in one.
         """
-        return BatchRun(self, validate_requests(requests), new=new)
+        run = BatchRun(self, validate_requests(requests))
+        drive(run.begin(new=new))
+        return run
 
     def run(self, requests: Iterable[Request], *, new: bool = False) -> BatchResults:
         """Submit, wait, collect, and try again what may be; see `start`."""
-        run = self.start(requests, new=new)
-        if run.lack:
-            logger.error("%s", run.lack)
-        results = {result.custom_id: result for result in run}
-        return BatchResults(results, tuple(each.id for each in run.handles), run.unsubmitted)
+        return drive(self.whole(validate_requests(requests), new=new))
+
+    def run_structured(
+        self,
+        schema: type[T] | Mapping[str, Any],
+        requests: Iterable[StructuredRequest | Request],
+        *,
+        model: str,
+        max_tokens: int,
+        system_prompt: str | None = None,
+        method: Method = "native",
+        **params: Any,
+    ) -> StructuredResults[T]:
+        """Run requests whose answers conform to a schema, under a span of their own.
+
+        `schema` is a pydantic model, a dataclass or another type that pydantic knows, or a JSON
+        schema, which takes the extra `jsonschema`. `method` "native" asks for structured outputs
+        by `output_config.format`, "tool" for a forced tool call. `params` are further parameters
+        of the Messages API for every request; a request that is given whole may have its own.
+
+        Every request has a result; one without a value says why. Raises what `run` raises.
+        """
+        params |= {"model": model, "max_tokens": max_tokens}
+        return drive(self.structured(Plan(schema, requests, params, system_prompt, method)))
+
+    def estimate(
+        self, requests: Iterable[Request], *, sample: int | None = SAMPLE, output_tokens: int = 0
+    ) -> Estimate:
+        """Tokens and cost of requests before anything is paid; nothing is submitted.
+
+        The API counts a sample of `sample` requests, or all for None. `output_tokens` is what an
+        answer is expected to have at least. Raises RequestsError, and BatchError when the API
+        does not count.
+        """
+        checked = validate_requests(requests)
+        return drive(estimating.estimate(self.api, checked, sample, output_tokens))
 
     def backfill(
         self,
@@ -137,22 +144,32 @@ class BatchExecutor(Structuring):
         days later within the last day, and the original times as attributes. Batches that were
         told before are left alone. Raises what `describe` and `since` raise.
         """
-        wanted, others = flows.drive(due(self.api, batch_ids, since, self.recorder.told))
-        yield from others
-        for facts in wanted:
-            handle = self._handle(facts.id)
-            if shift_times:
-                shifted(handle, facts)
-            try:
-                count = sum(1 for _ in self.collect(handle))
-            except BatchError as error:
-                yield Backfilled(facts.id, "failed", facts.request_count, str(error))
-            else:
-                yield told_of(handle, count)
+        return stream(backfill(self, batch_ids, since, shift_times=shift_times))
+
+    def describe(self, batch_id: str) -> BatchFacts:
+        """A batch's state, times and counts as the API tells them now.
+
+        Raises BatchNotFoundError for an unknown id, BatchError when it cannot be read.
+        """
+        return drive(asking.describe(self.api, batch_id))
+
+    def since(self, moment: datetime) -> list[BatchFacts]:
+        """The workspace's batches created at `moment` or later, the newest first.
+
+        Raises BatchError when the list cannot be read.
+        """
+        return drive(asking.since(self.api, moment))
+
+    def cancel(self, batch_id: str) -> BatchFacts:
+        """Have the API cancel a batch; requests that are done stay done, and billed.
+
+        Raises BatchNotFoundError for an unknown id, BatchError when the API refuses.
+        """
+        return drive(asking.cancel(self.api, batch_id))
 
 
-class AsyncBatchExecutor(AsyncStructuring):
-    """The async twin of BatchExecutor, over `anthropic.AsyncAnthropic`.
+class AsyncBatchExecutor(ExecutorBase):
+    """The async twin of BatchExecutor, over `anthropic.AsyncAnthropic`, on asyncio or trio.
 
     `on_progress` may be a coroutine function.
     """
@@ -166,12 +183,7 @@ class AsyncBatchExecutor(AsyncStructuring):
         settings: Settings | None = None,
         on_progress: AsyncProgress | None = None,
     ) -> None:
-        super().__init__(
-            tracer_provider=tracer_provider,
-            meter_provider=meter_provider,
-            settings=settings,
-            on_progress=on_progress,
-        )
+        super().__init__(tracer_provider, meter_provider, settings, on_progress)
         self.api = AsyncApi(client or _client(anthropic.AsyncAnthropic))
 
     async def submit(
@@ -179,59 +191,46 @@ class AsyncBatchExecutor(AsyncStructuring):
     ) -> list[BatchHandle]:
         """See BatchExecutor.submit."""
         checked = validate_requests(requests)
-        return await flows.drive_async(self.submission(checked, resume=resume, new=new))
+        return await drive_async(self.submission(checked, resume=resume, new=new))
 
-    async def collect(self, batch: BatchHandle | str) -> AsyncIterator[BatchResult]:
+    def collect(self, batch: BatchHandle | str) -> AsyncIterator[BatchResult]:
         """See BatchExecutor.collect."""
-        handle = self._handle(batch)
-        async for result in self.read(handle):
-            yield result
-        self.received([handle])
-
-    async def read(self, batch: BatchHandle | str) -> AsyncIterator[BatchResult]:
-        """See BatchExecutor.read."""
-        handle = self._handle(batch)
-        try:
-            facts = await flows.drive_async(
-                flows.wait(self.api, handle, self.settings, self._seen(handle))
-            )
-            collector = self._collector(handle, facts)
-            for attempt in range(READS):
-                if attempt:
-                    collector.begin()
-                try:
-                    async for arrived in self.api.lines(handle.id):
-                        for result in collector.take(arrived):
-                            yield result
-                        self.on_given()
-                        # On a thread: recording may wait for a slow backend, the loop must not.
-                        await asyncio.to_thread(collector.record)
-                except READ_FAULTS as error:
-                    again_or_raise(collector, attempt, error)
-                if collector.complete:
-                    break
-                if attempt + 1 < READS:
-                    await self.api.sleep(2.0**attempt)
-            await asyncio.to_thread(self._finish, collector, handle)
-        except READ_FAULTS as error:
-            raise unreadable(handle.id, error) from error
-        finally:
-            self._abandon(handle)
-        self._submitted.pop(handle.id, None)
+        return stream_async(self.collecting(batch))
 
     async def start(self, requests: Iterable[Request], *, new: bool = False) -> AsyncBatchRun:
         """See BatchExecutor.start."""
-        return await AsyncBatchRun.of(self, validate_requests(requests), new=new)
+        run = AsyncBatchRun(self, validate_requests(requests))
+        await drive_async(run.begin(new=new))
+        return run
 
     async def run(self, requests: Iterable[Request], *, new: bool = False) -> BatchResults:
         """See BatchExecutor.run."""
-        run = await self.start(requests, new=new)
-        if run.lack:
-            logger.error("%s", run.lack)
-        results = {result.custom_id: result async for result in run}
-        return BatchResults(results, tuple(each.id for each in run.handles), run.unsubmitted)
+        return await drive_async(self.whole(validate_requests(requests), new=new))
 
-    async def backfill(
+    async def run_structured(
+        self,
+        schema: type[T] | Mapping[str, Any],
+        requests: Iterable[StructuredRequest | Request],
+        *,
+        model: str,
+        max_tokens: int,
+        system_prompt: str | None = None,
+        method: Method = "native",
+        **params: Any,
+    ) -> StructuredResults[T]:
+        """See BatchExecutor.run_structured."""
+        params |= {"model": model, "max_tokens": max_tokens}
+        plan = Plan(schema, requests, params, system_prompt, method)
+        return await drive_async(self.structured(plan))
+
+    async def estimate(
+        self, requests: Iterable[Request], *, sample: int | None = SAMPLE, output_tokens: int = 0
+    ) -> Estimate:
+        """See BatchExecutor.estimate."""
+        checked = validate_requests(requests)
+        return await drive_async(estimating.estimate(self.api, checked, sample, output_tokens))
+
+    def backfill(
         self,
         batch_ids: Iterable[str] = (),
         *,
@@ -239,30 +238,23 @@ class AsyncBatchExecutor(AsyncStructuring):
         shift_times: bool = False,
     ) -> AsyncIterator[Backfilled]:
         """See BatchExecutor.backfill."""
-        flow = due(self.api, batch_ids, since, self.recorder.told)
-        wanted, others = await flows.drive_async(flow)
-        for other in others:
-            yield other
-        for facts in wanted:
-            handle = self._handle(facts.id)
-            if shift_times:
-                shifted(handle, facts)
-            count = 0
-            try:
-                async for _ in self.collect(handle):
-                    count += 1
-            except BatchError as error:
-                yield Backfilled(facts.id, "failed", facts.request_count, str(error))
-            else:
-                yield told_of(handle, count)
+        return stream_async(backfill(self, batch_ids, since, shift_times=shift_times))
 
+    async def describe(self, batch_id: str) -> BatchFacts:
+        """See BatchExecutor.describe."""
+        return await drive_async(asking.describe(self.api, batch_id))
 
-ClientT = TypeVar("ClientT", anthropic.Anthropic, anthropic.AsyncAnthropic)
+    async def since(self, moment: datetime) -> list[BatchFacts]:
+        """See BatchExecutor.since."""
+        return await drive_async(asking.since(self.api, moment))
+
+    async def cancel(self, batch_id: str) -> BatchFacts:
+        """See BatchExecutor.cancel."""
+        return await drive_async(asking.cancel(self.api, batch_id))
 
 
 def _client(make: Callable[[], ClientT]) -> ClientT:
     try:
-        client = make()
+        return make()
     except CLIENT_FAULTS as error:
         raise no_client(error) from error
-    return client

@@ -1,144 +1,96 @@
-"""Steps written once for sync and async, and the wait for a batch's end.
+"""Steps written once, which sync and async drive alike.
 
 A flow is a generator that yields a call to make and receives what it returned, or has thrown
-into it what it raised; `drive` and `drive_async` make the calls.
+into it what it raised. A stream is a flow that also yields what its caller is to be given.
 """
 
 from __future__ import annotations
 
-import logging
-import random
-from collections.abc import Awaitable, Callable, Generator
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, TypeVar
-
-import anthropic
-
-from otel_bridge.batches.faults import CALL_FAULTS, describe, failure, misconfigured
-from otel_bridge.batches.handle import BatchHandle, check_id
-from otel_bridge.errors import (
-    BatchError,
-    BatchNotFoundError,
-)
-from otel_bridge.telemetry import BatchFacts
-
-if TYPE_CHECKING:
-    from otel_bridge.batches.api import AsyncApi, SyncApi
-    from otel_bridge.config import Settings
-
-logger = logging.getLogger(__name__)
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 Call = Callable[[], Any]
-Flow = Generator[Call, Any, T]
 
-_FAULTS_IN_A_ROW = 20
-_NOT_FOUND_IN_A_ROW = 3
-_FINAL = frozenset(range(400, 429)) - {408, 409}
-"""Answers that waiting does not change."""
+
+@dataclass(frozen=True, slots=True)
+class Give(Generic[T_co]):
+    """Values for whoever reads the stream."""
+
+    values: Sequence[T_co]
+
+
+class LeftError(BaseException):
+    """Thrown into a stream whose reader goes away, so that it may still make calls to clean up.
+
+    A GeneratorExit would have a generator that delegates close the other, which may yield no more.
+    """
+
+
+Flow = Generator[Call, Any, T]
+Stream = Generator[Call | Give[T], Any, None]
+
+
+def stream(flow: Stream[T]) -> Iterator[T]:
+    """Make a stream's calls and give its values."""
+    proceed: Callable[[], Call | Give[T]] = partial(next, flow)
+    while True:
+        try:
+            step = proceed()
+        except (StopIteration, LeftError):
+            return
+        try:
+            if isinstance(step, Give):
+                yield from step.values
+                value = None
+            else:
+                value = step()
+        except GeneratorExit:
+            proceed = partial(flow.throw, LeftError())
+        except BaseException as error:  # noqa: BLE001 - the flow decides
+            proceed = partial(flow.throw, error)
+        else:
+            proceed = partial(flow.send, value)
+
+
+async def stream_async(flow: Stream[T]) -> AsyncIterator[T]:
+    """Await a stream's calls and give its values."""
+    proceed: Callable[[], Callable[[], Awaitable[Any]] | Give[T]] = partial(next, flow)
+    while True:
+        try:
+            step = proceed()
+        except (StopIteration, LeftError):
+            return
+        try:
+            if isinstance(step, Give):
+                for each in step.values:
+                    yield each
+                value = None
+            else:
+                value = await step()
+        except GeneratorExit:
+            proceed = partial(flow.throw, LeftError())
+        except BaseException as error:  # noqa: BLE001 - the flow decides
+            proceed = partial(flow.throw, error)
+        else:
+            proceed = partial(flow.send, value)
 
 
 def drive(flow: Flow[T]) -> T:
-    """Make a flow's calls."""
-    try:
-        call = next(flow)
-        while True:
-            try:
-                value = call()
-            except BaseException as error:  # noqa: BLE001 - the flow decides
-                call = flow.throw(error)
-            else:
-                call = flow.send(value)
-    except StopIteration as stop:
-        return stop.value  # type: ignore[no-any-return]  # StopIteration is not generic
+    """Make a flow's calls; what it returns."""
+    (value,) = stream(_giving(flow))
+    return value
 
 
 async def drive_async(flow: Flow[T]) -> T:
-    """Await a flow's calls."""
-    try:
-        call: Callable[[], Awaitable[Any]] = next(flow)
-        while True:
-            try:
-                value = await call()
-            except BaseException as error:  # noqa: BLE001 - the flow decides
-                call = flow.throw(error)
-            else:
-                call = flow.send(value)
-    except StopIteration as stop:
-        return stop.value  # type: ignore[no-any-return]  # StopIteration is not generic
+    """Await a flow's calls; what it returns."""
+    (value,) = [each async for each in stream_async(_giving(flow))]
+    return value
 
 
-def wait(
-    api: SyncApi | AsyncApi,
-    handle: BatchHandle,
-    settings: Settings,
-    seen: Callable[[BatchFacts], Flow[None]],
-) -> Flow[BatchFacts]:
-    """Poll until the batch ended; `seen` gets each answer.
-
-    A batch that was created just now is not asked for before the poll interval is over. Faults
-    that pass (no connection, 429, 5xx) do not end the wait for a batch that the API told of; nor
-    do the first 404s, which are reported right after a batch's creation.
-    """
-    batch_id, shift = handle.id, handle.shift
-    pause = settings.poll_interval
-    faults = not_found = 0
-    known = handle.recording is not None or handle.adopted
-    if handle.recording is not None:
-        told = handle.recording.facts
-        handle.recording.update(told)
-        age = (datetime.now(UTC) - told.created_at).total_seconds()
-        if told.status != "ended" and 0 <= age < pause:
-            yield lambda: api.sleep(pause - age)
-    while True:
-        try:
-            facts = BatchFacts.from_api((yield lambda: api.retrieve(batch_id)), shift)
-        except anthropic.NotFoundError as error:
-            not_found += 1
-            if not_found >= _NOT_FOUND_IN_A_ROW:
-                raise BatchNotFoundError(
-                    f"the API knows no batch {batch_id!r}; check the id and the key's workspace"
-                ) from error
-            yield lambda: api.sleep(min(1.0, settings.poll_interval))
-            continue
-        except anthropic.APIStatusError as error:
-            faults += 1
-            if faults >= _FAULTS_IN_A_ROW or error.status_code in _FINAL:
-                raise _unreadable(batch_id, error) from error
-        except CALL_FAULTS as error:
-            faults += 1
-            passing = known and isinstance(error, anthropic.APIConnectionError)
-            if not passing or faults >= _FAULTS_IN_A_ROW:
-                raise misconfigured(error) or _unreadable(batch_id, error) from error
-        else:
-            faults = not_found = 0
-            known = True
-            yield from seen(facts)
-            if facts.status == "ended":
-                return facts
-        delay = pause * random.uniform(0.9, 1.1)  # noqa: S311 - jitter, not a secret
-        yield lambda delay=delay: api.sleep(delay)  # type: ignore[misc]
-        pause = min(pause * 1.5, max(settings.poll_max_interval, settings.poll_interval))
-
-
-def _unreadable(batch_id: str, error: Exception) -> BatchError:
-    return BatchError(f"batch {batch_id} cannot be read: {describe(error)}")
-
-
-def ask(call: Call, batch_id: str | None = None) -> Flow[Any]:
-    """Make one call.
-
-    Raises BatchNotFoundError for an unknown `batch_id`, ConfigurationError for an empty one, else
-    BatchError.
-    """
-    if batch_id is not None:
-        check_id(batch_id)
-    try:
-        return (yield call)
-    except anthropic.NotFoundError as error:
-        raise BatchNotFoundError(
-            f"the API knows no batch {batch_id!r}; check the id and the key's workspace"
-        ) from error
-    except CALL_FAULTS as error:
-        what = f"batch {batch_id}" if batch_id else "the list of batches"
-        raise failure(error, what) from error
+def _giving(flow: Flow[T]) -> Stream[T]:
+    value = yield from flow
+    yield Give((value,))

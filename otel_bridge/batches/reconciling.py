@@ -14,8 +14,8 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import anthropic
-import httpx2
 
+from otel_bridge.batches.collecting import READ_FAULTS, belongs
 from otel_bridge.batches.faults import describe
 from otel_bridge.batches.flows import Flow
 from otel_bridge.batches.probing import skew
@@ -151,9 +151,9 @@ def _candidates(
             unsure.append(Found(batch, adopted=True))
             continue
         try:
-            if (yield lambda batch=batch: api.belongs(batch.id, custom_ids)):  # type: ignore[misc]
+            if (yield from belongs(api, batch.id, custom_ids)):
                 ours.append(Found(batch))
-        except (anthropic.AnthropicError, httpx2.HTTPError):
+        except READ_FAULTS:
             if batch.archived_at is None:
                 unsure.append(Found(batch, adopted=True))
     return ours or unsure

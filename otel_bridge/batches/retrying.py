@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from otel_bridge.batches.requests import Request
 from otel_bridge.batches.results import BatchResult
@@ -54,6 +54,6 @@ class Attempts:
             self.number += 1
         return [each for custom_id, each in self._requests.items() if custom_id in failed]
 
-    def standing(self) -> Iterator[BatchResult]:
+    def standing(self) -> list[BatchResult]:
         """Failures that are final after all, since no later attempt has a result for them."""
-        yield from self._tried.values()
+        return list(self._tried.values())

@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from otel_bridge.batches import flows
+from otel_bridge.batches.flows import Flow, Give, Stream, stream, stream_async
 from otel_bridge.batches.retrying import Attempts
 from otel_bridge.errors import PartialSubmissionError
 
 if TYPE_CHECKING:
-    from otel_bridge.batches.executor import AsyncBatchExecutor, BatchExecutor
+    from otel_bridge.batches.base import ExecutorBase
     from otel_bridge.batches.handle import BatchHandle
     from otel_bridge.batches.requests import Request
     from otel_bridge.batches.results import BatchResult
 
-logger = logging.getLogger(__name__)
 
+class Run:
+    """What was submitted as one, over all attempts at it."""
 
-class _Run:
-    def __init__(
-        self, requests: Sequence[Request], handles: Sequence[BatchHandle], most: int
-    ) -> None:
-        self._attempts = Attempts(requests, most)
-        self.handles = list(handles)
+    def __init__(self, executor: ExecutorBase, requests: Sequence[Request]) -> None:
+        self._executor = executor
+        self._requests = requests
+        self._attempts = Attempts(requests, executor.settings.max_attempts)
+        self.handles: list[BatchHandle] = []
         """The batches so far, those of follow-ups last."""
         self.unsubmitted: tuple[Request, ...] = ()
         """Requests that are surely in no batch, since one of several could not be created."""
@@ -39,16 +38,40 @@ class _Run:
         """Number of attempts so far."""
         return self._attempts.number
 
-    def _lacks(self, error: PartialSubmissionError) -> None:
-        self.lack, self.unsubmitted = error, error.unsubmitted
-        self.handles = list(error.handles)
+    def begin(self, *, new: bool) -> Flow[None]:
+        """Submit the requests."""
+        try:
+            self.handles += yield from self._executor.submission(
+                self._requests, resume=True, new=new
+            )
+        except PartialSubmissionError as error:
+            self.lack, self.unsubmitted = error, error.unsubmitted
+            self.handles += error.handles
 
-    def _final(self, result: BatchResult) -> BatchResult:
-        self.outcomes[result.type] += 1
-        return result
+    def results(self) -> Stream[BatchResult]:
+        """Each request's final result, once."""
+        batches = list(self.handles)
+        try:
+            while batches:
+                for handle in batches:
+                    yield from self._executor.reading(handle, self._settled)
+                batches = yield from self._executor.follow_up(self._attempts, batches)
+                self.handles += batches
+            yield Give(self._counted(self._attempts.standing()))
+            if self._attempts.complete:
+                self._executor.received(self.handles)
+        finally:
+            self._executor.leave(self.handles)
+
+    def _settled(self, results: list[BatchResult]) -> list[BatchResult]:
+        return self._counted([each for each in results if self._attempts.settles(each)])
+
+    def _counted(self, results: list[BatchResult]) -> list[BatchResult]:
+        self.outcomes.update(each.type for each in results)
+        return results
 
 
-class BatchRun(_Run):
+class BatchRun(Run):
     """Submitted requests; iterating waits for their batches and streams the final results.
 
     Requests that failed by no fault of their own go into follow-up batches, up to
@@ -56,73 +79,12 @@ class BatchRun(_Run):
     end, once. Raises what `collect` raises.
     """
 
-    def __init__(self, executor: BatchExecutor, requests: list[Request], *, new: bool) -> None:
-        super().__init__(requests, (), executor.settings.max_attempts)
-        self._executor = executor
-        try:
-            self.handles += executor.submit(requests, resume=True, new=new)
-        except PartialSubmissionError as error:
-            self._lacks(error)
-
     def __iter__(self) -> Iterator[BatchResult]:
-        try:
-            yield from self._results()
-        finally:
-            self._executor.leave(self.handles)
-
-    def _results(self) -> Iterator[BatchResult]:
-        handles = list(self.handles)
-        while handles:
-            for handle in handles:
-                for result in self._executor.read(handle):
-                    if self._attempts.settles(result):
-                        yield self._final(result)
-            handles = flows.drive(self._executor.follow_up(self._attempts, handles))
-            self.handles += handles
-        for result in self._attempts.standing():
-            yield self._final(result)
-        if self._attempts.complete:
-            self._executor.received(self.handles)
+        return stream(self.results())
 
 
-class AsyncBatchRun(_Run):
+class AsyncBatchRun(Run):
     """The async twin of BatchRun, made by `AsyncBatchExecutor.start`."""
 
-    def __init__(
-        self, executor: AsyncBatchExecutor, requests: list[Request], handles: list[BatchHandle]
-    ) -> None:
-        super().__init__(requests, handles, executor.settings.max_attempts)
-        self._executor = executor
-
-    @classmethod
-    async def of(
-        cls, executor: AsyncBatchExecutor, requests: list[Request], *, new: bool
-    ) -> AsyncBatchRun:
-        """Submit the requests. Raises what `submit` raises."""
-        run = cls(executor, requests, [])
-        try:
-            run.handles += await executor.submit(requests, resume=True, new=new)
-        except PartialSubmissionError as error:
-            run._lacks(error)
-        return run
-
-    async def __aiter__(self) -> AsyncIterator[BatchResult]:
-        try:
-            async for result in self._results():
-                yield result
-        finally:
-            self._executor.leave(self.handles)
-
-    async def _results(self) -> AsyncIterator[BatchResult]:
-        handles = list(self.handles)
-        while handles:
-            for handle in handles:
-                async for result in self._executor.read(handle):
-                    if self._attempts.settles(result):
-                        yield self._final(result)
-            handles = await flows.drive_async(self._executor.follow_up(self._attempts, handles))
-            self.handles += handles
-        for result in self._attempts.standing():
-            yield self._final(result)
-        if self._attempts.complete:
-            self._executor.received(self.handles)
+    def __aiter__(self) -> AsyncIterator[BatchResult]:
+        return stream_async(self.results())

@@ -13,11 +13,11 @@ import orjson
 
 from otel_bridge.batches.requests import Request, validate_requests
 from otel_bridge.batches.results import BatchResult, BatchResults, ById
-from otel_bridge.batches.schemas import Schema
+from otel_bridge.batches.schemas import schema_of
 from otel_bridge.errors import RequestsError
 from otel_bridge.jsons import object_of, objects_in, text_of
 from otel_bridge.pricing import Cost
-from otel_bridge.telemetry import ERRORED, Structured, error_of
+from otel_bridge.telemetry import ERRORED, VALID, error_of
 from otel_bridge.usage import TokenUsage
 
 T = TypeVar("T")
@@ -98,6 +98,11 @@ class StructuredResults(ById[StructuredResult[T]]):
         known = [cost for cost in costs if cost is not None]
         return reduce(add, known, Cost()) if len(known) == len(costs) else None
 
+    @property
+    def outcomes(self) -> Mapping[str, int]:
+        """Number of requests by `valid` or the kind of their failure."""
+        return Counter(each.error.kind if each.error else VALID for each in self.values())
+
 
 class Plan(Generic[T]):
     """The requests of one structured run, and the reading of their results.
@@ -108,18 +113,18 @@ class Plan(Generic[T]):
 
     def __init__(
         self,
-        schema: Schema[T],
+        schema: type[T] | Mapping[str, Any],
         requests: Iterable[StructuredRequest | Request],
-        *,
         params: Mapping[str, Any],
         system_prompt: str | None,
         method: Method,
     ) -> None:
         if method not in ("native", "tool"):
             raise RequestsError(f"method={method!r} cannot be used; use 'native' or 'tool'")
-        self._schema = schema
+        self._schema = schema_of(schema)
+        self.schema_name = self._schema.name
         self._tool = self._tool_name(params) if method == "tool" else None
-        self._native = schema.native if method == "native" else None
+        self._native = self._schema.native if method == "native" else None
         self._params = params
         self._system_prompt = system_prompt
         self.requests = validate_requests(self._whole(each) for each in requests)
@@ -160,25 +165,15 @@ class Plan(Generic[T]):
             "tool_choice": {"type": "tool", "name": self._tool, "disable_parallel_tool_use": True},
         }
 
-    def begun(self) -> Structured:
-        """What the span over the run tells at its start."""
-        return Structured(self._schema.name, self.models, len(self.requests))
-
-    def validated(self, results: BatchResults, told: Structured) -> StructuredResults[T]:
-        """Each request's value or failure, and the outcomes for the run's span."""
+    def validated(self, results: BatchResults) -> StructuredResults[T]:
+        """Each request's value or failure."""
         by_id = {
             request["custom_id"]: self._validate(
                 request["custom_id"], results.get(request["custom_id"])
             )
             for request in self.requests
         }
-        validated = StructuredResults(by_id, results.batch_ids)
-        told.batch_ids = validated.batch_ids
-        told.outcomes = Counter(
-            each.error.kind if each.error else "valid" for each in by_id.values()
-        )
-        told.usage, told.cost = validated.usage, validated.cost
-        return validated
+        return StructuredResults(by_id, results.batch_ids)
 
     def _validate(self, custom_id: str, result: BatchResult | None) -> StructuredResult[T]:
         if result is None:

@@ -15,7 +15,7 @@ from otel_bridge.telemetry.batch import (
 )
 from otel_bridge.telemetry.recorder import BatchRecorder
 from otel_bridge.telemetry.recording import BatchRecording
-from otel_bridge.telemetry.structured import Structured, structured_span
+from otel_bridge.telemetry.structured import VALID, Structured, structured_span
 from otel_bridge.telemetry.tally import Pass, Tally
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "OUTCOMES",
     "SUCCEEDED",
     "UNKNOWN",
+    "VALID",
     "Attempt",
     "BatchFacts",
     "BatchRecorder",

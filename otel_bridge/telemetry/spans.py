@@ -74,12 +74,9 @@ def start_span(
 
 @contextlib.contextmanager
 def span_over(
-    tracer: Callable[[], trace.Tracer],
-    name: str,
-    attributes: Mapping[str, Any],
-    ending: Callable[[trace.Span], None] = lambda _: None,
-) -> Iterator[None]:
-    """A span of the current context over what is done within; `ending` completes it.
+    tracer: Callable[[], trace.Tracer], name: str, attributes: Mapping[str, Any]
+) -> Iterator[trace.Span]:
+    """A span of the current context over what is done within.
 
     No fault of telemetry gets out, and a failure within is told by its type alone: its message
     may quote a request.
@@ -88,18 +85,16 @@ def span_over(
     with contextlib.suppress(Exception):
         span = tracer().start_span(name, attributes=attributes)
     if span is None:
-        yield
+        yield trace.INVALID_SPAN
         return
     try:
         with trace.use_span(span, record_exception=False, set_status_on_exception=False):
-            yield
+            yield span
     except BaseException as error:
         with contextlib.suppress(Exception):
             span.set_attribute(semconv.ERROR_TYPE, type(error).__qualname__)
             span.set_status(trace.Status(trace.StatusCode.ERROR))
         raise
     finally:
-        with contextlib.suppress(Exception):
-            ending(span)
         with contextlib.suppress(Exception):
             span.end()

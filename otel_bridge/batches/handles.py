@@ -1,0 +1,130 @@
+"""The batches that this process knows, each with its requests and its recording."""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from otel_bridge import carrier as carriers
+from otel_bridge.batches.collecting import belongs
+from otel_bridge.batches.flows import Flow
+from otel_bridge.batches.handle import BatchHandle
+from otel_bridge.batches.reconciling import known_here
+from otel_bridge.errors import SubmissionAmbiguousError
+from otel_bridge.telemetry import Attempt, BatchFacts
+
+if TYPE_CHECKING:
+    from otel_bridge.batches.api import AsyncApi, SyncApi
+    from otel_bridge.batches.requests import Request
+    from otel_bridge.telemetry import BatchRecorder
+
+logger = logging.getLogger(__name__)
+
+_REQUESTS = 200_000
+"""Of the batches that are not collected; their handles, where the caller has them, know theirs."""
+
+
+class Handles:
+    """Handles by batch id; `prepare` is called before a span is made."""
+
+    def __init__(self, recorder: BatchRecorder, prepare: Callable[[], object]) -> None:
+        self._recorder = recorder
+        self._prepare = prepare
+        self._submitted: OrderedDict[str, BatchHandle] = OrderedDict()
+
+    def created(
+        self,
+        facts: BatchFacts,
+        requests: Sequence[Request],
+        carrier: Mapping[str, str],
+        *,
+        adopted: bool,
+    ) -> BatchHandle:
+        """The handle of a batch that was created here, or adopted."""
+        known = self._recorder.journal.recall(facts.id)
+        params = {request["custom_id"]: request["params"] for request in requests}
+        models = tuple(sorted({str(each["model"]) for each in params.values()}))
+        handle = BatchHandle(facts.id, facts.request_count, dict(carrier), models, params)
+        elsewhere = known is not None and known.carrier != carrier
+        if known is not None and elsewhere:
+            handle.carrier = dict(known.carrier)
+        handle.adopted = adopted
+        if not adopted:
+            self._prepare()
+            if elsewhere:
+                handle.recording = carriers.begin(self._recorder, facts, handle.carrier, models)
+            else:
+                attempt = Attempt.from_carrier(carrier)
+                handle.recording = self._recorder.start(facts, None, models, attempt, created=True)
+        self._remember(handle)
+        return handle
+
+    def of(self, batch: BatchHandle | str) -> BatchHandle:
+        """What is known of a batch, here or in the journal."""
+        handle = batch if isinstance(batch, BatchHandle) else BatchHandle(batch, 0)
+        if handle.adopted:  # by one of several submissions, perhaps
+            return handle
+        submitted = self._submitted.get(handle.id)
+        if submitted is not None:
+            return submitted
+        known = self._recorder.journal.recall(handle.id)
+        if known is not None and not handle.carrier:
+            handle.request_count = known.request_count
+            handle.carrier, handle.models = dict(known.carrier), known.models
+        if known is not None and known.adopted:
+            logger.warning(
+                "Batch %s was found where an answer was lost: see that its custom ids are yours",
+                handle.id,
+            )
+        return handle
+
+    def described(
+        self, api: SyncApi | AsyncApi, handle: BatchHandle, facts: BatchFacts
+    ) -> Flow[None]:
+        """The API described a batch anew.
+
+        Raises SubmissionAmbiguousError for one that was adopted and turns out to be others'.
+        """
+        created = handle.adopted
+        if handle.adopted and facts.status == "ended":
+            yield from self._verify(api, handle)
+        if handle.recording is not None and not handle.recording.missing:
+            handle.recording.update(facts)
+        elif not handle.adopted:
+            self._prepare()
+            handle.recording = carriers.begin(
+                self._recorder, facts, handle.carrier, handle.models, created=created
+            )
+
+    def forget(self, handle: BatchHandle) -> None:
+        """Nobody asks for it by its id alone any more."""
+        self._submitted.pop(handle.id, None)
+
+    def _verify(self, api: SyncApi | AsyncApi, handle: BatchHandle) -> Flow[None]:
+        """Have the results tell whose a batch is that was taken for ours."""
+        journal = self._recorder.journal
+        if handle.id in known_here or not (yield from belongs(api, handle.id, handle.params)):
+            journal.reopen(handle.intent)
+            if self._submitted.get(handle.id) is handle:
+                self.forget(handle)
+            raise SubmissionAmbiguousError(
+                f"batch {handle.id}, found where the answer to a submission was lost, has "
+                "results of other requests: it is others', and these requests are most likely in "
+                "no batch; run the same again, which looks once more before it creates one"
+            )
+        handle.adopted = False
+        self._remember(handle)
+        known_here.add(handle.id)
+        journal.settle(handle.intent, handle.id)
+
+    def _remember(self, handle: BatchHandle) -> None:
+        self._submitted[handle.id] = handle
+        self._submitted.move_to_end(handle.id)
+        while len(self._submitted) > 1 and self._kept > _REQUESTS:
+            self._submitted.popitem(last=False)
+
+    @property
+    def _kept(self) -> int:
+        return sum(len(each.params) for each in self._submitted.values())
