@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
@@ -17,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from otel_bridge.batches import probing as anthropic_probing
-from otel_bridge.cli.telemetry import default_exporters
+from otel_bridge.cli.telemetry import Complaints, default_exporters, otlp_endpoint
 from otel_bridge.config import VARIABLES, Settings, Variable
 from otel_bridge.errors import BridgeError, ConfigurationError
 from otel_bridge.journal import journal_in
@@ -150,15 +149,6 @@ def skew_check(skew: float | None) -> Check:
     return Check("backends", "clock", "warning", detail)
 
 
-class _First(logging.Handler):
-    """Keeps the first complaint of an exporter."""
-
-    text = ""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.text = self.text or " ".join(record.getMessage().split())[:200]
-
-
 def _otlp(settings: Settings) -> Check:
     name = "OTLP"
     default_exporters()
@@ -167,26 +157,18 @@ def _otlp(settings: Settings) -> Check:
     if "otlp" not in os.environ["OTEL_TRACES_EXPORTER"].split(","):
         detail = "nothing is exported; set OTEL_EXPORTER_OTLP_ENDPOINT"
         return Check("backends", name, "skipped", detail)
-    first = _First()
-    logger = logging.getLogger("opentelemetry")
-    logger.addHandler(first)
-    logger.propagate = False
+    complaints = Complaints("opentelemetry")
+    place = masked("", otlp_endpoint())
     try:
         exporter = _exporter()
         taken = exporter.export([]).name == "SUCCESS"
         exporter.shutdown()
     except Exception as error:  # noqa: BLE001 - whatever is wrong with it is the finding
         return Check("backends", name, "failed", f"{type(error).__name__}: {error}")
-    finally:
-        logger.removeHandler(first)
-    place = os.environ.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT") or os.environ.get(
-        "OTEL_EXPORTER_OTLP_ENDPOINT", "the default endpoint"
-    )
     if taken:
-        return Check("backends", name, "ok", f"{masked('', place)} takes an empty export")
-    detail = (
-        f"{masked('', place)} takes no export ({first.text}); check OTEL_EXPORTER_OTLP_ENDPOINT"
-    )
+        return Check("backends", name, "ok", f"{place} takes an empty export")
+    reason = complaints.about("") or "it is refused"
+    detail = f"{place} takes no export ({reason}); check OTEL_EXPORTER_OTLP_ENDPOINT"
     return Check("backends", name, "failed", detail)
 
 
@@ -217,10 +199,8 @@ def _langsmith(settings: Settings) -> Check:
         return Check("backends", "LangSmith", "skipped", detail)
     try:
         answered = langsmith_probing.probe()
-    except ConfigurationError as error:
-        return Check("backends", "LangSmith", "failed", str(error))
     except BridgeError as error:
-        return Check("backends", "LangSmith", "failed", f"{error}; check LANGSMITH_ENDPOINT")
+        return Check("backends", "LangSmith", "failed", str(error))
     return Check("backends", "LangSmith", "ok", f"{answered} takes the key")
 
 

@@ -128,12 +128,16 @@ class CountingExporter(SpanExporter):
         return self._exporter.force_flush(timeout_millis)
 
 
-class _OneLine(logging.Handler):
-    """Keeps the first complaint of each logger instead of a flood of them."""
+class Complaints(logging.Handler):
+    """Keeps the first complaint of each logger below some instead of a flood of them."""
 
-    def __init__(self) -> None:
+    def __init__(self, *loggers: str) -> None:
         super().__init__(logging.WARNING)
         self.first: dict[str, str] = {}
+        for name in loggers:
+            logger = logging.getLogger(name)
+            logger.addHandler(self)
+            logger.propagate = False
 
     def about(self, part: str) -> str | None:
         """The first complaint of a logger with `part` in its name."""
@@ -149,9 +153,9 @@ class Telemetry:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.langsmith: LangSmithSpanProcessor | None = None
+        self._complaints = Complaints()
         self._exporters: list[BackendReport] = []
         self._readers: list[PeriodicExportingMetricReader] = []
-        self._complaints = _OneLine()
         self._finished = False
 
     def set_up(self) -> Telemetry:
@@ -159,16 +163,13 @@ class Telemetry:
 
         A provider that is there already (opentelemetry-instrument) is used as it stands.
         """
-        for name in (
+        self._complaints = Complaints(
             "opentelemetry",
             "langsmith",
             "urllib3",
             "otel_bridge.langsmith.delivery",
             "otel_bridge.telemetry.recording",
-        ):
-            logger = logging.getLogger(name)
-            logger.addHandler(self._complaints)
-            logger.propagate = False
+        )
         there = not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)
         if not self.settings.sdk_disabled and not there:
             default_exporters()
@@ -187,7 +188,7 @@ class Telemetry:
     def _counted(self, span_exporter: SpanExporter, *_: Any, **__: Any) -> BatchSpanProcessor:
         kind = type(span_exporter).__name__
         otlp = kind.startswith("OTLP")
-        report = BackendReport("OTLP" if otlp else kind, _otlp_endpoint() if otlp else "", "spans")
+        report = BackendReport("OTLP" if otlp else kind, otlp_endpoint() if otlp else "", "spans")
         self._exporters.append(report)
         return BatchSpanProcessor(CountingExporter(span_exporter, report))
 
@@ -281,7 +282,8 @@ def default_exporters() -> None:
     os.environ.setdefault("OTEL_SERVICE_NAME", "otel-bridge")
 
 
-def _otlp_endpoint() -> str:
+def otlp_endpoint() -> str:
+    """Where spans go, as the environment says."""
     return (
         os.environ.get(OTEL_EXPORTER_OTLP_TRACES_ENDPOINT)
         or os.environ.get(OTEL_EXPORTER_OTLP_ENDPOINT)

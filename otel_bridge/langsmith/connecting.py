@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Self
 
+import requests
 from langsmith import Client
 from langsmith import utils as ls_utils
 from urllib3 import Retry
@@ -15,6 +16,8 @@ from urllib3 import Retry
 from otel_bridge.errors import ConfigurationError
 
 logger = logging.getLogger(__name__)
+FAULTS = (ls_utils.LangSmithError, requests.RequestException)
+"""What a call of the client raises."""
 _said: set[str] = set()
 
 
@@ -54,6 +57,21 @@ def connect(read_seconds: float = 10.0) -> Client:
         several = os.environ.get("LANGSMITH_RUNS_ENDPOINTS")
         remedy = "unset LANGSMITH_RUNS_ENDPOINTS" if several else "check LANGSMITH_ENDPOINT"
         raise ConfigurationError(f"no client can be made ({error}); {remedy}") from error
+
+
+def answer_to(error: Exception) -> requests.Response | None:
+    """What LangSmith answered to a call that failed, None where it gave no answer."""
+    # The SDK's errors carry no status; each is raised while its HTTPError is handled.
+    context = error.__context__
+    return context.response if isinstance(context, requests.HTTPError) else None
+
+
+def reason_of(error: Exception) -> str:
+    """One short line; the SDK's own text has several, with parts of the key in it."""
+    answer = answer_to(error)
+    if answer is not None:
+        return f"HTTP {answer.status_code} {' '.join(answer.text.split())[:200]}".rstrip()
+    return "no answer in time" if "timed out" in str(error) else "no connection"
 
 
 def say_absent(reason: object) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 import secrets
 import threading
@@ -11,12 +10,11 @@ from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 
-import requests
 from langsmith import Client
-from langsmith import utils as ls_utils
 
 from otel_bridge.langsmith.connecting import Destination, connect
 from otel_bridge.langsmith.multipart import Body, Operation, encode
+from otel_bridge.langsmith.sending import Refusal, Sender
 from otel_bridge.langsmith.spool import LeftBehind, Spool
 from otel_bridge.process import close_with_process, renew_after_fork
 
@@ -28,8 +26,7 @@ _QUEUE_BYTES = 16_000_000
 _GATHER_SECONDS = 0.2
 _MEMORY_SECONDS = 5.0
 _IDLE_SECONDS = 60.0
-_FIRST_PAUSE = 1.0
-_LONGEST_PAUSE = 60.0
+_FAULT_SECONDS = 1.0
 _TOO_LARGE = 413
 
 
@@ -61,19 +58,6 @@ class DeliveryReport:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class _Refusal:
-    """Why LangSmith did not take a body; `pause` in seconds when it may do so later.
-
-    `asked` tells that LangSmith asked for the pause itself.
-    """
-
-    reason: str
-    status: int | None
-    pause: float | None = None
-    asked: bool = False
-
-
 class Delivery:
     """Sends operations in order on one thread; retries byte-identical bodies with backoff.
 
@@ -87,6 +71,7 @@ class Delivery:
 
     def __init__(self, client: Client | None = None, *, state_dir: Path | None = None) -> None:
         self._client = client or connect()
+        self._sender = Sender(self._client)
         self._spool = Spool(state_dir, Destination.of(self._client))
         self._begin()
         if self._spool.adopt():
@@ -105,8 +90,6 @@ class Delivery:
         self._thread: threading.Thread | None = None
         self._report = DeliveryReport()
         self._replayed = DeliveryReport()
-        self._zstd: bool | None = None
-        self._pause = 0.0
         self._retry_at = 0.0
         self._asked = False
         self._looked = time.monotonic()
@@ -114,12 +97,10 @@ class Delivery:
         self._closed = False
 
     def after_fork(self) -> None:
-        """In a forked process: what waits is the parent's to send, and so is its connection."""
+        """In a forked process: what waits is the parent's to send."""
         self._begin()
         self._spool.forget()
-        session = self._client.session
-        for prefix, adapter in session.adapters.items():
-            session.adapters[prefix] = copy.copy(adapter)  # with a connection pool of its own
+        self._sender.after_fork()
 
     @property
     def endpoint(self) -> str:
@@ -234,7 +215,7 @@ class Delivery:
         """Whether there is something to wait for; the spool only while LangSmith answers."""
         if self._waiting():
             return True
-        return bool(self._spool) if patient else self._spool.runs > 0 and not self._pause
+        return bool(self._spool) if patient else self._spool.runs > 0 and not self._sender.failing
 
     def _start(self) -> None:
         if self._thread is None or not self._thread.is_alive():
@@ -254,7 +235,7 @@ class Delivery:
                 body = work if isinstance(work, Body) else encode(*work)
                 with self._wake:
                     self._encoding, self._sending = 0, body
-                refusal = self._send(body)
+                refusal = self._sender.send(body)
                 with self._wake:
                     self._sending = None
                     self._settle(body, refusal)
@@ -268,7 +249,7 @@ class Delivery:
                     self._encoding, self._sending = 0, None
                     reason = f"{type(error).__name__}: {error}"
                     self._count(DeliveryReport(dropped=lost, reason=reason), adopted=adopted)
-                    self._retry_at = time.monotonic() + _FIRST_PAUSE
+                    self._retry_at = time.monotonic() + _FAULT_SECONDS
 
     def _next(self) -> Body | tuple[list[Operation], str] | None:
         """Wait for what is to be sent next, the oldest first; None when there is no more."""
@@ -322,9 +303,9 @@ class Delivery:
         if not self._spool.put(body):
             self._count(DeliveryReport(dropped=body.runs, reason="the spool is full"))
 
-    def _settle(self, body: Body, refusal: _Refusal | None) -> None:
+    def _settle(self, body: Body, refusal: Refusal | None) -> None:
         if refusal is None:
-            self._pause, self._asked = 0.0, False
+            self._asked = False
             self._spool.done(body)
             self._count(DeliveryReport(sent=body.runs), adopted=body.adopted)
             return
@@ -334,11 +315,11 @@ class Delivery:
             self._asked = refusal.asked
             self._keep(body)
         else:
-            self._pause, self._asked = 0.0, False  # it answers
+            self._asked = False
             news = self._refused(body, refusal)
         self._count(news, adopted=body.adopted)
 
-    def _refused(self, body: Body, refusal: _Refusal) -> DeliveryReport:
+    def _refused(self, body: Body, refusal: Refusal) -> DeliveryReport:
         parts = body.split() if refusal.status == _TOO_LARGE else []
         for part in parts:
             self._keep(part)
@@ -349,46 +330,6 @@ class Delivery:
         apart = body.runs if self._spool.refuse(body, refusal.reason) else 0
         return DeliveryReport(refused=body.runs, set_apart=apart, reason=refusal.reason)
 
-    def _send(self, body: Body) -> _Refusal | None:
-        """Why the body was not taken, None when it was."""
-        try:
-            body = body if self._takes_zstd() else body.uncompressed()
-            self._client.request_with_retries(
-                "POST",
-                "/runs/multipart",
-                request_kwargs={"data": body.data, "headers": body.headers},
-            )
-        except ls_utils.LangSmithConflictError:
-            return None
-        except (ls_utils.LangSmithError, requests.RequestException) as error:
-            return self._refusal(error)
-        return None
-
-    def _takes_zstd(self) -> bool:
-        if self._zstd is None:
-            try:
-                info = self._client.request_with_retries("GET", "/info").json()
-            except (ls_utils.LangSmithError, requests.RequestException, ValueError) as error:
-                response = _response(error)
-                if response is None or _is_transient(response.status_code):
-                    raise
-                info = {}
-            flags = info.get("instance_flags") or {}
-            self._zstd = bool(flags.get("zstd_compression_enabled"))
-        return self._zstd
-
-    def _refusal(self, error: Exception) -> _Refusal:
-        response = _response(error)
-        status = response.status_code if response is not None else None
-        if status is not None and not _is_transient(status):
-            return _Refusal(_reason(error), status)
-        self._pause = min(max(self._pause * 2, _FIRST_PAUSE), _LONGEST_PAUSE)
-        asked = response.headers.get("retry-after", "") if response is not None else ""
-        if asked.isdecimal():
-            pause = max(self._pause, float(asked))
-            return _Refusal(_reason(error), status, pause, asked=True)
-        return _Refusal(_reason(error), status, self._pause)
-
     def _count(self, news: DeliveryReport, *, adopted: bool = False) -> None:
         first = (self._report + self._replayed).reason is None
         if adopted:
@@ -397,22 +338,3 @@ class Delivery:
             self._report += news
         if news.reason and first:
             logger.warning("LangSmith at %s does not take runs: %s", self.endpoint, news.reason)
-
-
-def _is_transient(status: int) -> bool:
-    return status in (408, 425, 429) or status >= 500
-
-
-def _response(error: Exception) -> requests.Response | None:
-    """What LangSmith answered, None where it gave no answer."""
-    # The SDK's errors carry no status; each is raised while its HTTPError is handled.
-    context = error.__context__
-    return context.response if isinstance(context, requests.HTTPError) else None
-
-
-def _reason(error: Exception) -> str:
-    """One short line; the SDK's own text has several, with parts of the key in it."""
-    response = _response(error)
-    if response is not None:
-        return f"HTTP {response.status_code} {' '.join(response.text.split())[:200]}".rstrip()
-    return "no answer in time" if "timed out" in str(error) else "no connection"

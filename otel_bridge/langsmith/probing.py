@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import requests
-from langsmith import utils as ls_utils
-
 from otel_bridge.errors import DeliveryError
-from otel_bridge.langsmith.connecting import connect
+from otel_bridge.langsmith.connecting import FAULTS, answer_to, connect, reason_of
 
-_CALLS = (("/info", "it does not answer"), ("/sessions?limit=1", "it refuses the key"))
+_CALLS = ("/info", "/sessions?limit=1")
 
 
 def probe() -> str:
@@ -18,18 +15,13 @@ def probe() -> str:
     """
     client = connect(read_seconds=5.0)
     version = ""
-    for path, fault in _CALLS:
+    for path in _CALLS:
         try:
             answer = client.request_with_retries("GET", path)
-        except (ls_utils.LangSmithError, requests.RequestException) as error:
-            raise DeliveryError(f"{client.api_url}: {_fault(error) or fault}") from error
+        except FAULTS as error:
+            check = "ENDPOINT" if answer_to(error) is None else "API_KEY"
+            raise DeliveryError(
+                f"{client.api_url}: {reason_of(error)}; check LANGSMITH_{check}"
+            ) from error
         version = version or str(answer.json().get("version", ""))
     return f"{client.api_url}, version {version}" if version else client.api_url
-
-
-def _fault(error: Exception) -> str:
-    """One short line; the SDK's own text has several, with parts of the key in it."""
-    context = error.__context__
-    if isinstance(context, requests.HTTPError) and context.response is not None:
-        return f"HTTP {context.response.status_code}; check LANGSMITH_API_KEY"
-    return "no answer in time" if "timed out" in str(error) else "no connection"
