@@ -334,7 +334,7 @@ def test_the_simulator_runs_a_command_and_says_what_came_of_it(tmp_path: Path) -
     ran = subprocess.run(
         [sys.executable, "-m", "otel_bridge.simulator", *ZERO_CODE, *SCRIPT],
         cwd=tmp_path,
-        env={"PATH": f"{BIN}:{os.environ['PATH']}", "OTEL_BRIDGE_STATE_DIR": str(tmp_path)},
+        env={"PATH": f"{BIN}:{os.environ['PATH']}", "HOME": str(tmp_path)},
         capture_output=True,
         text=True,
         timeout=60,
@@ -346,6 +346,7 @@ def test_the_simulator_runs_a_command_and_says_what_came_of_it(tmp_path: Path) -
     assert otlp.startswith("OTLP received: spans ")
     assert langsmith.startswith("LangSmith received: runs ")
     assert langsmith.split("output_tokens ")[1].split(", ")[0] in api
+    assert not list(tmp_path.rglob("journal*")), "its batches are no business of the user's journal"
 
 
 def test_the_simulator_tells_the_way_to_itself() -> None:

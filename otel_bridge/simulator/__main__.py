@@ -1,17 +1,17 @@
 """Runs a command against the simulator, or prints the variables that lead to it and waits.
 
-python -m otel_bridge.simulator [COMMAND ...]
-
 At the end it says on stderr what the API answered and what the backends received.
 """
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Mapping
 
@@ -25,15 +25,23 @@ def main(command: list[str]) -> int:
         MessageBatchesServer(batch_seconds=2.0) as api,
         OtlpCapture() as otlp,
         LangSmithCapture() as langsmith,
+        tempfile.TemporaryDirectory() as state_dir,
     ):
+        defaults = {
+            "LANGSMITH_TRACING": "true",
+            "OTEL_TRACES_EXPORTER": "otlp",
+            "OTEL_METRICS_EXPORTER": "otlp",
+            "OTEL_BRIDGE_POLL_INTERVAL": "1",  # its batches take two seconds
+            "OTEL_BRIDGE_STATE_DIR": state_dir,  # they are no business of the user's own journal
+        }
         variables = {
+            **{name: os.environ.get(name, value) for name, value in defaults.items()},
             "ANTHROPIC_BASE_URL": api.url,
             "ANTHROPIC_API_KEY": "simulator",
             "OTEL_EXPORTER_OTLP_ENDPOINT": otlp.url,
             "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
             "LANGSMITH_ENDPOINT": langsmith.url,
             "LANGSMITH_API_KEY": "simulator",
-            "LANGSMITH_TRACING": os.environ.get("LANGSMITH_TRACING", "true"),
         }
         status = _run(command, variables) if command else _wait(variables)
         lines = [line for batch_id in api.batch_ids for line in api.results(batch_id)]
@@ -75,4 +83,6 @@ def _say(who: str, figures: Mapping[str, float]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    parser = argparse.ArgumentParser(prog="python -m otel_bridge.simulator", description=__doc__)
+    parser.add_argument("command", nargs=argparse.REMAINDER, help="and its arguments")
+    sys.exit(main(parser.parse_args().command))
