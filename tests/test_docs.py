@@ -52,6 +52,7 @@ def test_the_snippets_of_a_page_run(
     langsmith: LangSmithCapture,
 ) -> None:
     bridge.write(make_requests(12))
+    (bridge.folder / "examples").symlink_to(ROOT / "examples")
     bridge.environment |= {
         "PATH": f"{Path(sys.executable).parent}:{bridge.environment['PATH']}",
         "OTEL_TRACES_EXPORTER": "otlp",

@@ -35,13 +35,13 @@ def main(command: list[str]) -> int:
             "OTEL_BRIDGE_STATE_DIR": state_dir,  # they are no business of the user's own journal
         }
         variables = {
-            **{name: os.environ.get(name, value) for name, value in defaults.items()},
             "ANTHROPIC_BASE_URL": api.url,
             "ANTHROPIC_API_KEY": "simulator",
             "OTEL_EXPORTER_OTLP_ENDPOINT": otlp.url,
             "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
             "LANGSMITH_ENDPOINT": langsmith.url,
             "LANGSMITH_API_KEY": "simulator",
+            **{name: os.environ.get(name, value) for name, value in defaults.items()},
         }
         status = _run(command, variables) if command else _wait(variables)
         lines = [line for batch_id in api.batch_ids for line in api.results(batch_id)]
