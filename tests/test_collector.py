@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from opentelemetry.trace import StatusCode
 from programs import Collector, ask_otelcol, eventually, needs_otelcol
 
 from otel_bridge import BatchExecutor, semconv
+from otel_bridge.langsmith.dialects import may_be_content
 from otel_bridge.simulator import LangSmithCapture, MessageBatchesServer, OtlpCapture
 from otel_bridge.usage import TokenUsage
 
@@ -239,6 +243,51 @@ def test_content_goes_only_where_the_gateway_lets_it(
     if to_tempo:
         assert foreign.attributes.items() >= FOREIGN.items()
         assert semconv.GEN_AI_INPUT_MESSAGES in chats(tempo)[0].attributes
+
+
+NAMES = re.findall(
+    r"\S+",
+    """
+gen_ai.operation.name gen_ai.provider.name gen_ai.request.max_tokens gen_ai.response.model
+gen_ai.usage.output_tokens gen_ai.usage.cost gen_ai.conversation.id gen_ai.tool.name
+gen_ai.system_instructions gen_ai.tool.definitions gen_ai.tool.description gen_ai.usage.raw
+gen_ai.request.stop_sequences gen_ai.request.tools gen_ai.retrieval.documents
+gen_ai.retrieval.query.text gen_ai.evaluation.explanation gen_ai.not_yet_invented
+llm.model_name llm.token_count.prompt openinference.span.kind llm.function_call
+llm.prompt_template.variables retrieval.documents.0.document.content embedding.text
+reranker.query tool.parameters metadata
+traceloop.span.kind traceloop.entity.name traceloop.prompt.template traceloop.entity.output
+llm.request.type llm.request.functions.0.parameters llm.chat.stop_sequences
+logfire.span_type logfire.json_schema request_data response_data all_messages_events
+pydantic_ai.all_messages final_result tool_arguments tool_response
+anthropic.message.batch.custom_id error.type error.message http.response.status_code
+http.request.header.authorization server.address tenant Prompt completion
+""",
+)
+
+
+def test_of_genai_spans_stays_what_the_mirror_takes_for_no_content(
+    service: Any, tempo: OtlpCapture, collected: LangSmithCapture
+) -> None:
+    attributes = {name: SECRET if may_be_content(name) else "plain" for name in NAMES}
+    span = service.tracers.get_tracer("foreign").start_span(
+        "foreign", attributes=attributes | {"langsmith.span.id": str(uuid.uuid4())}
+    )
+    span.add_event("gen_ai.assistant.message", {"role": "plain", "tool_calls": SECRET})
+    span.record_exception(ValueError(SECRET))
+    span.set_status(StatusCode.ERROR, SECRET)
+    span.end()
+    service.flush()
+    eventually(lambda: tempo.spans, "the span reaches Tempo")
+    eventually(lambda: collected.requests, "and LangSmith")
+    assert SECRET.encode() not in told(tempo) + told(collected)
+    (kept,) = tempo.unique_spans()
+    assert {name for name in NAMES if name in kept.attributes} == {
+        name for name, value in attributes.items() if value == "plain"
+    }
+    (message, exception) = kept.events
+    assert message[2] == {"role": "plain"}
+    assert exception[2]["exception.type"] == "ValueError"
 
 
 def test_a_gateway_that_is_killed_loses_nothing(

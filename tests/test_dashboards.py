@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import httpx2
@@ -25,12 +26,33 @@ from programs import (
     needs_prometheus,
 )
 
-from otel_bridge.simulator import OtlpCapture
+from otel_bridge.simulator import LangSmithCapture, OtlpCapture
 from otel_bridge.usage import TokenUsage
 
 DASHBOARDS = sorted((CONFIGS / "grafana" / "dashboards").glob("*.json"))
 RULES = CONFIGS / "prometheus" / "rules.yaml"
-VARIABLES = {"$__range": "10m", "$service": ".*", "$model": ".*"}
+VARIABLES = {
+    "$__range": "10m",
+    "$__rate_interval": "1m",
+    "$service": ".*",
+    "$model": ".*",
+}
+STAMPED = {
+    "traceId": "5b8efff798038103d269b633813fc60c",
+    "spanId": "eee19b7ec3c1b174",
+    "name": "stamped",
+    "startTimeUnixNano": "1",
+    "endTimeUnixNano": "2",
+    "attributes": [{"key": "langsmith.span.id", "value": {"stringValue": "a run"}}],
+}
+"""A span that the gateway sends to LangSmith, in OTLP's JSON."""
+
+
+def filled(expr: str, **variables: str) -> str:
+    """A query as Grafana asks it."""
+    for name, value in {**VARIABLES, **variables}.items():
+        expr = expr.replace(name, value)
+    return expr
 
 
 def panels() -> list[Any]:
@@ -109,12 +131,14 @@ class Seen:
 
     def ask(self, expr: str) -> list[Any]:
         """The series of a query over the time of the demo."""
-        for name, value in VARIABLES.items():
-            expr = expr.replace(name, value)
         now = time.time()
-        query = {"query": expr, "start": self.began, "end": now, "step": 1}
+        query = {"query": filled(expr), "start": self.began, "end": now, "step": 1}
         found: list[Any] = self._get("query_range", query)["result"]
         return found
+
+    def lacks(self, expr: str) -> bool:
+        """Whether a query has no series at this moment."""
+        return not self._get("query", {"query": expr})["result"]
 
     def figure(self, expr: str) -> float:
         """The last value of a query that has one series."""
@@ -122,9 +146,7 @@ class Seen:
         return float(series["values"][-1][1])
 
     def exemplars(self, expr: str) -> set[str]:
-        for name, value in VARIABLES.items():
-            expr = expr.replace(name, value)
-        query = {"query": expr, "start": self.began, "end": time.time()}
+        query = {"query": filled(expr), "start": self.began, "end": time.time()}
         found = self._get("query_exemplars", query)
         return {each["labels"]["trace_id"] for series in found for each in series["exemplars"]}
 
@@ -140,7 +162,14 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seen]:
     began = time.time()
     with (
         OtlpCapture() as tempo,
-        Collector(folder / "gateway", "gateway.yaml", TEMPO_ENDPOINT=tempo.url) as gateway,
+        LangSmithCapture(api_key="another key") as langsmith,
+        Collector(
+            folder / "gateway",
+            "gateway.yaml",
+            TEMPO_ENDPOINT=tempo.url,
+            LANGSMITH_ENDPOINT=langsmith.url,
+            LANGSMITH_API_KEY="a key",
+        ) as gateway,
         Prometheus(folder / "prometheus", gateway) as prometheus,
     ):
         environment = {
@@ -158,12 +187,17 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seen]:
         )
         assert ran.returncode == 0, ran.stderr
         known = Seen(prometheus.url, tempo.spans, json.loads(ran.stdout), began)
+        stamped = {"resourceSpans": [{"scopeSpans": [{"spans": [STAMPED]}]}]}
+        assert httpx2.post(f"{gateway.url}/v1/traces", json=stamped).status_code == 200
         eventually(lambda: known.ask("gen_ai_usage_cost_USD_sum"), "Prometheus has the cost")
         # Rates of the collector's counters want two scrapes and more.
         eventually(
             lambda: known.ask("rate(otelcol_exporter_sent_spans_total[5m])"), "and the collector's"
         )
-        eventually(lambda: len(tempo.unique_spans()) == 63, "Tempo has the spans")
+        eventually(
+            lambda: known.ask("otelcol_exporter_send_failed_spans_total"), "what is given up shows"
+        )
+        eventually(lambda: len(tempo.unique_spans()) == 64, "Tempo has the spans")
         yield known
 
 
@@ -177,6 +211,8 @@ def prometheus_panels() -> list[Any]:
 def test_every_query_of_a_panel_returns_data(panel: dict[str, Any], seen: Seen) -> None:
     for expr in of_prometheus(panel):
         found = seen.ask(expr)
+        if "send_failed_metric_points" in expr:
+            continue  # the gateway pushes no metrics: a writer does
         assert found, expr
         values = [value for series in found for _, value in series["values"]]
         assert {*values} - {"NaN"}, f"{expr} returns no number"
@@ -223,6 +259,15 @@ def test_the_figures_of_the_dashboards_are_the_apis(seen: Seen) -> None:
 
 @needs_otelcol
 @needs_prometheus
+def test_a_figure_per_request_is_not_there_while_nothing_ends(seen: Seen) -> None:
+    shown = exprs("otel-bridge-batches") | exprs("otel-bridge-cost")
+    for title in ("Requests that failed", "Per 1,000 requests", "Cache hits"):
+        expr = filled(shown[title], **{"$__range": "2s"})
+        eventually(partial(seen.lacks, expr), f"{title} is empty rather than NaN")
+
+
+@needs_otelcol
+@needs_prometheus
 def test_exemplars_lead_to_the_batchs_trace(seen: Seen) -> None:
     traces = {span.trace_id for span in seen.spans if span.name.startswith("batch")}
     for uid, title in (
@@ -231,7 +276,9 @@ def test_exemplars_lead_to_the_batchs_trace(seen: Seen) -> None:
         ("otel-bridge-cost", "Cost per request"),
         ("otel-bridge-cost", "Tokens per hour by type"),
     ):
-        assert seen.exemplars(exprs(uid)[title]) == traces, title
+        expr = exprs(uid)[title]
+        eventually(partial(seen.exemplars, expr), f"{title} has exemplars")
+        assert seen.exemplars(expr) == traces
 
 
 @needs_otelcol

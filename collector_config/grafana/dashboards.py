@@ -41,20 +41,31 @@ FAILED = f'{SERVICE},{OUTCOME}!="succeeded"'
 Json = dict[str, Any]
 
 
-def quantile(share: float, buckets: str) -> str:
-    """What a share of the measurements within an hour stays below."""
-    return f"histogram_quantile({share}, {buckets})"
+def quantile(part: float, buckets: str) -> str:
+    """What a part of the measurements within an hour stays below."""
+    return f"histogram_quantile({part}, {buckets})"
 
 
 def grown(metric: str, where: str, by: str = "", window: str = RANGE) -> str:
     """By how much a counter grew, its first value included.
 
     A batch counts all at once, often as the first and last thing of its process: a series begins
-    with its final value, in which `increase` sees no growth.
+    with its final value, in which `increase` sees no growth. Hence `increase` only where a process
+    began anew under the same name; else the value less that of before, which is looked for further
+    back than a gap between scrapes; else, for what is new or began anew just then, all of it.
     """
     series = f"{metric}{{{where}}}"
-    top = f"max_over_time({series}[{window}])"
-    return f"sum by ({by}) ({top} - ({series} offset {window} or {top} * 0))"
+    anew = f"increase({series}[{window}]) and resets({series}[{window}]) > 0"
+    top, before = (
+        f"max_over_time({series}[{window}])",
+        f"last_over_time({series}[1h] offset {window})",
+    )
+    return f"sum by ({by}) ({anew} or {top} - {before} >= 0 or {top})"
+
+
+def share(part: str, whole: str) -> str:
+    """A quotient that is not there, rather than no number, where the whole is 0."""
+    return f"({part} or vector(0)) / ({whole} > 0)"
 
 
 def running(metric: str) -> str:
@@ -134,10 +145,12 @@ def graph(title: str, description: str, unit: str, empty: str, *targets: Json, *
     )
 
 
-def bars(title: str, description: str, unit: str, empty: str, expr: str, legend: str) -> Json:
-    """Figures beside each other."""
+def bars(
+    title: str, description: str, unit: str, empty: str, expr: str, legend: str, **more: str
+) -> Json:
+    """Figures beside each other; `format="heatmap"` sorts buckets and takes the lower ones off."""
     options = {"orientation": "horizontal", "reduceOptions": {"calcs": ["lastNotNull"]}}
-    queries = [target(expr, legend, instant=True)]
+    queries = [target(expr, legend, instant=True) | more]
     return panel("bargauge", title, description, unit, empty, queries, options=options)
 
 
@@ -208,7 +221,6 @@ def dashboard(uid: str, title: str, description: str, variables: list[Json], *ro
 
 def batches() -> Json:
     """What runs, what ended how, what expires soon."""
-    failures = f"({grown(REQUESTS, FAILED)} or vector(0)) / {grown(REQUESTS, SERVICE)}"
     langsmith = {
         "type": "textbox",
         "name": "langsmith",
@@ -225,7 +237,7 @@ def batches() -> Json:
                 "value": [
                     {
                         "title": "Run in LangSmith",
-                        "url": "${langsmith}/r/${__value.raw}?poll=true",
+                        "url": "${langsmith:raw}/r/${__value.raw}?poll=true",
                         "targetBlank": True,
                     }
                 ],
@@ -265,7 +277,7 @@ def batches() -> Json:
             "Requests that errored, expired or were canceled; only what succeeds is billed.",
             "percentunit",
             ended,
-            failures,
+            share(grown(REQUESTS, FAILED), grown(REQUESTS, SERVICE)),
             thresholds=(("green", None), ("orange", 0.01), ("red", 0.05)),
         ),
         stat(
@@ -320,19 +332,20 @@ def batches() -> Json:
             ended,
             *(
                 target(
-                    quantile(share, grown(f"{DURATION}_bucket", SERVICE, "le", HOUR)),
+                    quantile(part, grown(f"{DURATION}_bucket", SERVICE, "le", HOUR)),
                     name,
                 )
-                for share, name in ((0.5, "half took less than"), (0.95, "95% took less than"))
+                for part, name in ((0.5, "half took less than"), (0.95, "95% took less than"))
             ),
         ),
         bars(
             "Batches by duration",
-            "Ended batches that took at most so long.",
+            "Ended batches by duration; each bar is named by the seconds that they took at most.",
             "short",
             ended,
             grown(f"{DURATION}_bucket", SERVICE, "le"),
-            "{{le}} s",
+            "{{le}}",
+            format="heatmap",
         ),
         traces(
             "Batches",
@@ -359,6 +372,7 @@ def cost() -> Json:
     """Tokens, what they cost, and what they would have cost otherwise."""
     spent, counted = grown(f"{COST}_sum", MODEL), grown(f"{COST}_count", MODEL)
     none = "No request was answered in this time"
+    sides = (("model", "gen_ai_request_model"), ("service", "job"))
     return dashboard(
         "otel-bridge-cost",
         "OTel Bridge: tokens and cost",
@@ -373,7 +387,7 @@ def cost() -> Json:
             "Cost of 1,000 answered requests on average.",
             "currencyUSD",
             none,
-            f"1000 * {spent} / {counted}",
+            f"1000 * {spent} / ({counted} > 0)",
         ),
         stat(
             "Saved against list price",
@@ -395,7 +409,7 @@ def cost() -> Json:
             "Share of input tokens that was read from the prompt cache.",
             "percentunit",
             none,
-            f"({grown(CACHE_READ, MODEL)} or vector(0)) / {grown(INPUT, MODEL)}",
+            share(grown(CACHE_READ, MODEL), grown(INPUT, MODEL)),
         ),
         stat(
             "Tokens",
@@ -404,38 +418,26 @@ def cost() -> Json:
             none,
             f"{grown(INPUT, MODEL)} + {grown(OUTPUT, MODEL)}",
         ),
-        graph(
-            "Cost per hour by model",
-            "Cost of what was answered within an hour.",
-            "currencyUSD",
-            none,
-            target(
-                grown(f"{COST}_sum", MODEL, "gen_ai_request_model", HOUR),
-                "{{gen_ai_request_model}}",
-            ),
+        *(
+            graph(
+                f"Cost per hour by {name}",
+                "Cost of what was answered within the last hour.",
+                "currencyUSD",
+                none,
+                target(grown(f"{COST}_sum", MODEL, label, HOUR), f"{{{{{label}}}}}"),
+            )
+            for name, label in sides
         ),
-        graph(
-            "Cost per hour by service",
-            "Cost of what was answered within the last hour.",
-            "currencyUSD",
-            none,
-            target(grown(f"{COST}_sum", MODEL, "job", HOUR), "{{job}}"),
-        ),
-        bars(
-            "Cost by model",
-            "Cost in this time.",
-            "currencyUSD",
-            none,
-            grown(f"{COST}_sum", MODEL, "gen_ai_request_model"),
-            "{{gen_ai_request_model}}",
-        ),
-        bars(
-            "Cost by service",
-            "Cost in this time.",
-            "currencyUSD",
-            none,
-            grown(f"{COST}_sum", MODEL, "job"),
-            "{{job}}",
+        *(
+            bars(
+                f"Cost by {name}",
+                "Cost in this time.",
+                "currencyUSD",
+                none,
+                grown(f"{COST}_sum", MODEL, label),
+                f"{{{{{label}}}}}",
+            )
+            for name, label in sides
         ),
         *(
             bars(
@@ -446,7 +448,7 @@ def cost() -> Json:
                 f"{grown(INPUT, MODEL, label)} + {grown(OUTPUT, MODEL, label)}",
                 f"{{{{{label}}}}}",
             )
-            for name, label in (("model", "gen_ai_request_model"), ("service", "job"))
+            for name, label in sides
         ),
         graph(
             "Tokens per hour by type",
@@ -470,8 +472,8 @@ def cost() -> Json:
             "currencyUSD",
             none,
             *(
-                target(quantile(share, grown(f"{COST}_bucket", MODEL, "le", HOUR)), name)
-                for share, name in ((0.5, "half cost less than"), (0.95, "95% cost less than"))
+                target(quantile(part, grown(f"{COST}_bucket", MODEL, "le", HOUR)), name)
+                for part, name in ((0.5, "half cost less than"), (0.95, "95% cost less than"))
             ),
         ),
         graph(
@@ -579,19 +581,33 @@ def health() -> Json:
             "Spans and data points a second that were refused, since memory or a queue was full.",
             "short",
             collector,
-            target("sum(rate(otelcol_receiver_refused_spans_total[5m]))", "spans"),
-            target("sum(rate(otelcol_receiver_refused_metric_points_total[5m]))", "data points"),
+            target("sum(rate(otelcol_receiver_refused_spans_total[$__rate_interval]))", "spans"),
+            target(
+                "sum(rate(otelcol_receiver_refused_metric_points_total[$__rate_interval]))",
+                "data points",
+            ),
         ),
         graph(
             "Collector sends",
-            "Spans a second by exporter; failed ones were given up.",
+            "Spans a second that each exporter sent.",
             "short",
             collector,
             target(
-                "sum by (exporter) (rate(otelcol_exporter_sent_spans_total[5m]))", "{{exporter}}"
+                "sum by (exporter) (rate(otelcol_exporter_sent_spans_total[$__rate_interval]))",
+                "{{exporter}}",
             ),
-            target(
-                "sum(rate(otelcol_exporter_send_failed_spans_total[5m])) or vector(0)", "failed"
+        ),
+        graph(
+            "Collector gave up",
+            "Spans and data points within the last hour that a backend refused for good.",
+            "short",
+            "No exporter gave anything up",
+            *(
+                target(
+                    grown(f"otelcol_exporter_send_failed_{what}_total", "", "exporter", HOUR),
+                    f"{{{{exporter}}}} {what}",
+                )
+                for what in ("spans", "metric_points")
             ),
         ),
         graph(

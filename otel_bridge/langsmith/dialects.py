@@ -81,7 +81,8 @@ _PLAIN = re.compile(
     r"|logfire\.(span_type|level_num|tags)"
 )
 _SAFE = re.compile(
-    r"(anthropic|http(?!.*\.(header|body))|server|client|network|error|code|service|otel|thread|rpc)"
+    r"(anthropic|http(?!.*\.(header|body))|server|client|network|error(?!\.message)|code|service|otel"
+    r"|thread|rpc)"
     r"\..*"
 )
 _TELLING = re.compile(
