@@ -86,7 +86,14 @@ class ExecutorBase(Generic[ApiT]):
             journal = self.recorder.journal
             return (
                 yield from submit(
-                    self.api, journal, parts, carrier, created, resume=resume, new=new
+                    self.api,
+                    journal,
+                    parts,
+                    carrier,
+                    created,
+                    after=[batch_id for batch_id, _ in attempt.previous] if attempt else (),
+                    resume=resume,
+                    new=new,
                 )
             )
 
@@ -100,14 +107,9 @@ class ExecutorBase(Generic[ApiT]):
         again = attempts.begin()
         if not again:
             return []
-        first = previous[0].recording
-        told = [
-            (each.id, each.recording.span_context)
-            for each in previous
-            if each.recording is not None
-        ]
+        told = [(each.id, _span_of(each)) for each in previous]
         attempt = Attempt(attempts.number, tuple(told))
-        with _in_trace(first.span_context if first else trace.INVALID_SPAN_CONTEXT):
+        with _in_trace(_span_of(previous[0])):
             try:
                 return (yield from self.submission(again, resume=True, attempt=attempt))
             except PartialSubmissionError as error:
@@ -230,6 +232,10 @@ class ExecutorBase(Generic[ApiT]):
         self.recorder.journal.leave([handle.intent])
         if handle.recording is not None:
             handle.recording.abandon()
+
+
+def _span_of(handle: BatchHandle) -> trace.SpanContext:
+    return handle.recording.span_context if handle.recording else trace.INVALID_SPAN_CONTEXT
 
 
 @contextlib.contextmanager
