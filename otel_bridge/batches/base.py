@@ -214,7 +214,7 @@ class ExecutorBase(Generic[ApiT]):
     def _progress(self, facts: BatchFacts) -> flows.Flow[None]:
         callback = self._on_progress
         if callback is not None:
-            with carriers.never_in_the_way():
+            with carriers.never_in_the_way("on_progress"):
                 yield lambda: self.api.notify(callback, facts)
 
     def _collector(self, handle: BatchHandle, facts: BatchFacts) -> Collector:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from datetime import datetime
@@ -27,7 +28,7 @@ from otel_bridge.batches.requests import Request, validate_requests
 from otel_bridge.batches.results import BatchResult, BatchResults
 from otel_bridge.batches.run import AsyncBatchRun, BatchRun
 from otel_bridge.batches.structuring import AsyncStructuring, Structuring
-from otel_bridge.errors import BatchError
+from otel_bridge.errors import BatchError, ConfigurationError
 
 if TYPE_CHECKING:
     from opentelemetry.metrics import MeterProvider
@@ -45,7 +46,8 @@ class BatchExecutor(Structuring):
     ones by default. `on_progress` gets the batch each time the API describes it: its `status`,
     `elapsed`, `expires_at` and `counts`.
 
-    Raises ConfigurationError when there is no client and no key for one.
+    Raises ConfigurationError when there is no client and no key for one, or `on_progress` is
+    asynchronous.
     """
 
     def __init__(
@@ -57,6 +59,10 @@ class BatchExecutor(Structuring):
         settings: Settings | None = None,
         on_progress: Progress | None = None,
     ) -> None:
+        if inspect.iscoroutinefunction(on_progress):
+            raise ConfigurationError(
+                "on_progress is asynchronous, which nothing awaits here; use AsyncBatchExecutor"
+            )
         super().__init__(
             tracer_provider=tracer_provider,
             meter_provider=meter_provider,
