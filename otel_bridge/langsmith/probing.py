@@ -6,6 +6,7 @@ import requests
 from langsmith import utils as ls_utils
 
 from otel_bridge.errors import DeliveryError
+from otel_bridge.jsons import object_of, text_of
 from otel_bridge.langsmith.connecting import connect
 
 _CALLS = (("/info", "it does not answer"), ("/sessions?limit=1", "it refuses the key"))
@@ -17,13 +18,15 @@ def probe() -> str:
     Raises DeliveryError where it does not answer or refuses, ConfigurationError for no client.
     """
     client = connect(read_seconds=5.0)
-    version = ""
+    version: str | None = None
     for path, fault in _CALLS:
         try:
             answer = client.request_with_retries("GET", path)
+            version = version or text_of(object_of(answer.json()).get("version"))
+        except requests.JSONDecodeError as error:
+            raise DeliveryError(f"{client.api_url}: what answers is not LangSmith's API") from error
         except (ls_utils.LangSmithError, requests.RequestException) as error:
             raise DeliveryError(f"{client.api_url}: {_fault(error) or fault}") from error
-        version = version or str(answer.json().get("version", ""))
     return f"{client.api_url}, version {version}" if version else client.api_url
 
 
