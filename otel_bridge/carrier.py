@@ -23,18 +23,18 @@ _langsmith = LangSmithPropagator()
 
 
 @contextlib.contextmanager
-def never_in_the_way() -> Iterator[None]:
+def never_in_the_way(what: str) -> Iterator[None]:
     """A propagator's or a progress display's fault must not lose a batch that is paid for."""
     try:
         yield
     except Exception as error:  # noqa: BLE001 - whatever it is
-        logger.warning("Going on without it: %s: %s", type(error).__name__, error)
+        logger.warning("%s failed; going on without it: %s: %s", what, type(error).__name__, error)
 
 
 def current() -> dict[str, str]:
     """The current trace context and LangSmith run."""
     carrier: dict[str, str] = {}
-    with never_in_the_way():
+    with never_in_the_way("Noting the trace context"):
         propagate.inject(carrier)
         _langsmith.inject(carrier)
     return carrier
@@ -43,7 +43,7 @@ def current() -> dict[str, str]:
 def context_of(carrier: Mapping[str, str]) -> Context | None:
     """What `current` told of, None where that is nothing."""
     if carrier:
-        with never_in_the_way():
+        with never_in_the_way("Reading the trace context"):
             return _langsmith.extract(carrier, propagate.extract(carrier))
     return None
 

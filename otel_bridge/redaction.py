@@ -25,6 +25,9 @@ class Redaction:
     def __init__(self, hook: Hook | str) -> None:
         self._named = hook
 
+    def __str__(self) -> str:
+        return str(self._named)
+
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Redaction) and self._named == other._named
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -103,6 +105,7 @@ def test_what_is_off_is_skipped_and_what_conflicts_is_said(
     assert status == 0
     assert checks["backends", "OTLP"]["severity"] == "skipped"
     assert checks["backends", "LangSmith"]["severity"] == "skipped"
+    assert checks["what leaves", "OTLP"]["severity"] == "skipped"
     assert checks["what leaves", "Anthropic SDK"]["severity"] == "warning"
     assert checks["what leaves", "LANGSMITH_OTEL_ENABLED"]["severity"] == "warning"
     other = checks["versions", "opentelemetry-instrumentation-anthropic"]
@@ -125,3 +128,70 @@ def test_no_secret_is_shown() -> None:
     assert masked("X_HEADERS", "authorization=abcdefghijklmnop") == "****mnop"
     assert masked("URL", "https://me:secret@host:1/x") == "https://****@host:1/x"
     assert masked("URL", "https://host/x") == "https://host/x"
+    assert masked("URL", "https://host/x?key=secret") == "https://host/x?****"
+
+
+def test_no_secret_is_shown_of_what_does_not_answer(bridge: Any) -> None:
+    url = DEAD.replace("//", "//user:hunter2@") + "/x?token=hunter2"
+    for backend in ("ANTHROPIC_BASE_URL", "LANGSMITH_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"):
+        bridge.environment[backend] = url
+    for told in (bridge("doctor"), bridge("doctor", "--json")):
+        assert told.returncode == 1
+        assert "hunter2" not in told.stdout + told.stderr
+
+
+class _Page(BaseHTTPRequestHandler):
+    """A web page, whatever is asked for."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"<html></html>")
+
+    def log_message(self, *_: Any) -> None: ...
+
+
+def test_what_is_another_service_is_no_backend(bridge: Any) -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Page) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        bridge.environment |= {"ANTHROPIC_BASE_URL": url, "LANGSMITH_ENDPOINT": url}
+        status, checks = examined(bridge)
+        server.shutdown()
+    assert status == 1
+    for backend, api in (
+        ("Anthropic API", "the Message Batches API"),
+        ("LangSmith", "LangSmith's"),
+    ):
+        assert f"what answers is not {api}" in checks["backends", backend]["detail"]
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("OTEL_EXPORTER_OTLP_PROTOCOL", "http"),
+        ("OTEL_TRACES_EXPORTER", "nowhere"),
+        ("OTEL_BRIDGE_REDACTION", "no.such:hook"),
+    ],
+)
+def test_what_a_run_refuses_is_wrong(bridge: Any, variable: str, value: str) -> None:
+    bridge.environment[variable] = value
+    ran = bridge("doctor", "--json")
+    wrong = [each for each in json.loads(ran.stdout)["checks"] if each["severity"] == "wrong"]
+    assert ran.returncode == 2
+    assert [each["name"] for each in wrong] == [variable]
+    assert value in wrong[0]["detail"]
+
+
+def test_an_endpoint_that_is_no_url_is_named(bridge: Any) -> None:
+    bridge.environment["LANGSMITH_ENDPOINT"] = "localhost"
+    status, checks = examined(bridge)
+    assert status == 1
+    assert "LANGSMITH_ENDPOINT is no URL" in checks["backends", "LangSmith"]["detail"]
+
+
+def test_nothing_leaves_where_telemetry_is_off(bridge: Any) -> None:
+    bridge.environment["OTEL_SDK_DISABLED"] = "true"
+    _, checks = examined(bridge)
+    for backend in ("OTLP", "LangSmith"):
+        assert checks["what leaves", backend]["severity"] == "skipped"

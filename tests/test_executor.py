@@ -277,7 +277,7 @@ def test_a_progress_display_that_fails_loses_no_batch(
     )
     with caplog.at_level(logging.WARNING):
         assert len(executor.run(make_requests(2))) == 2
-    assert "Going on without it: KeyError" in caplog.text
+    assert "failed; going on without it: KeyError" in caplog.text
 
 
 def test_progress_is_told_each_time_the_api_describes_the_batch(

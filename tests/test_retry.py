@@ -7,6 +7,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -81,9 +82,13 @@ def test_by_default_nothing_is(service: Any, make_requests: Make) -> None:
     assert len(results.failed) == 6
 
 
-def test_attempts_are_bounded(service: Any, make_requests: Make) -> None:
+@pytest.mark.parametrize("journal", [False, True], ids=["no journal", "journal"])
+def test_attempts_are_bounded(
+    service: Any, make_requests: Make, tmp_path: Path, journal: bool
+) -> None:
     service.api._responder = failing(times=9)
-    results = service.executor(max_attempts=3).run(make_requests(10))
+    state = tmp_path if journal else None
+    results = service.executor(max_attempts=3, state_dir=state).run(make_requests(10))
     assert [len(each) for each in submitted(service)] == [10, 4, 4]
     assert len(results) == 10
     assert len(results.failed) == 6
@@ -133,6 +138,16 @@ def test_attempts_share_a_trace_and_are_linked(
     assert len({run["trace_id"] for run in runs.values()}) == 1 or below
     assert service.langsmith.refusals == []
     assert service.langsmith.orphans() == []
+
+
+def test_a_batch_that_failed_whole_is_tried_again(
+    service: Any, make_requests: Make, tmp_path: Path
+) -> None:
+    service.api._responder = failing(outcomes={"item-00000": {"type": "expired"}})
+    executor = service.executor(max_attempts=2, state_dir=tmp_path)
+    results = executor.run(make_requests(1))
+    assert len(set(results.batch_ids)) == 2, "the same requests, and yet another batch"
+    assert results["item-00000"].succeeded
 
 
 def test_each_result_is_streamed_once_and_final(service: Any, make_requests: Make) -> None:

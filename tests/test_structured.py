@@ -43,6 +43,22 @@ class Point:
     config: str
 
 
+class Node(pydantic.BaseModel):
+    name: str
+    children: list[Node]
+
+
+class Lexicon(pydantic.BaseModel):
+    words: dict[str, int]
+
+
+class Careless(pydantic.BaseModel):
+    score: int
+
+    def model_post_init(self, _: Any) -> None:
+        raise KeyError("unforeseen")
+
+
 JSON_SCHEMA = {
     "title": "City",
     "type": "object",
@@ -154,6 +170,28 @@ def test_a_forced_tool_call_goes_beside_other_tools(service: Any) -> None:
     assert tools == [{"name": "answer", "input_schema": {"type": "object"}}]
 
 
+def test_a_tools_input_is_an_object_even_of_a_recursive_model(service: Any) -> None:
+    results = run(service, Node, prompts("ok-1"), method="tool")
+    assert isinstance(results["ok-1"].value, Node)
+    (params,) = [each["params"] for each in sent(service)]
+    asked = params["tools"][0]["input_schema"]
+    assert asked["type"] == "object"
+    assert asked["properties"].keys() == {"name", "children"}
+    assert schema_of(Node).json["$defs"] == asked["$defs"]
+
+
+def test_an_object_of_any_keys_takes_a_tool(service: Any) -> None:
+    results = run(service, Lexicon, prompts("ok-1"), method="tool", output_config=None)
+    assert isinstance(results["ok-1"].value, Lexicon)
+
+
+def test_a_validator_that_fails_loses_no_result(service: Any) -> None:
+    results = run(service, Careless, prompts("ok-1", "ok-2"), output_config=None)
+    assert {each.error.kind for each in results.values()} == {"schema_violation"}
+    assert results["ok-1"].error.message == "validating it raised KeyError: 'unforeseen'"
+    assert results["ok-1"].usage.output_tokens > 0
+
+
 def test_no_parameter_name_is_reserved_by_tracing(service: Any) -> None:
     @traceable
     def workflow(config: str, parent: str) -> Any:
@@ -172,11 +210,15 @@ def test_nothing_is_sent_for_what_cannot_be(service: Any, monkeypatch: Any) -> N
         (Custom, "has no JSON schema"),
         ({"properties": {}}, "the schema answer cannot be used: Schema must have a 'type'"),
         ({"type": "nonsense"}, "the JSON schema is not one: type"),
+        (Lexicon, "Lexicon cannot be used: properties.words is an object whose keys are not named"),
     ):
         with pytest.raises(RequestsError, match=reason):
             run(service, bad, prompts("ok-1"))
     with pytest.raises(RequestsError, match="method='other' cannot be used"):
         run(service, Score, prompts("ok-1"), method="other")
+    for no_object in (list[int], Score | Point):
+        with pytest.raises(RequestsError, match="whose answer is one object"):
+            run(service, no_object, prompts("ok-1"), method="tool")
     with pytest.raises(RequestsError, match="already used"):
         run(service, Score, prompts("ok-1", "ok-1"))
     with pytest.raises(RequestsError, match="not an object"):

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from otel_bridge import BatchError, BatchNotFoundError
+from otel_bridge import BatchError, BatchExecutor, BatchNotFoundError, ConfigurationError
 from otel_bridge.simulator import MessageBatchesServer
 
 Make = Callable[[int], list[dict[str, Any]]]
@@ -47,7 +47,7 @@ async def test_progress_may_be_awaited(service: Any, make_requests: Make, caplog
     executor._on_progress = progress
     assert len(await executor.run(make_requests(2))) == 2
     assert told[-1] == "ended"
-    assert "Going on without it: KeyError" in caplog.text
+    assert "failed; going on without it: KeyError" in caplog.text
     await executor.api._polling.close()
 
 
@@ -195,3 +195,10 @@ def test_sigterm_asks_nobody(running: Terminal, api: MessageBatchesServer) -> No
     assert running.end() == 1
     assert "again to cancel" not in running.seen
     assert f"`otel-bridge collect {api.batch_ids[0]}` reads it" in running.seen
+
+
+def test_the_sync_executor_takes_no_callback_that_it_cannot_await(service: Any) -> None:
+    async def progress(_: Any) -> None: ...
+
+    with pytest.raises(ConfigurationError, match="use AsyncBatchExecutor"):
+        BatchExecutor(service.client, on_progress=progress)  # type: ignore[arg-type]

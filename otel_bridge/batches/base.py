@@ -97,7 +97,14 @@ class ExecutorBase:
             journal = self.recorder.journal
             return (
                 yield from submit(
-                    self.api, journal, parts, carrier, created, resume=resume, new=new
+                    self.api,
+                    journal,
+                    parts,
+                    carrier,
+                    created,
+                    after=[batch_id for batch_id, _ in attempt.previous] if attempt else (),
+                    resume=resume,
+                    new=new,
                 )
             )
 
@@ -111,14 +118,9 @@ class ExecutorBase:
         again = attempts.begin()
         if not again:
             return []
-        first = previous[0].recording
-        told = [
-            (each.id, each.recording.span_context)
-            for each in previous
-            if each.recording is not None
-        ]
+        told = [(each.id, _span_of(each)) for each in previous]
         attempt = Attempt(attempts.number, tuple(told))
-        with _in_trace(first.span_context if first else trace.INVALID_SPAN_CONTEXT):
+        with _in_trace(_span_of(previous[0])):
             try:
                 return (yield from self.submission(again, resume=True, attempt=attempt))
             except PartialSubmissionError as error:
@@ -210,7 +212,7 @@ class ExecutorBase:
     def _progress(self, facts: BatchFacts) -> Flow[None]:
         callback = self._on_progress
         if callback is not None:
-            with carriers.never_in_the_way():
+            with carriers.never_in_the_way("on_progress"):
                 yield lambda: self.api.notify(callback, facts)
 
     def _finish(self, collector: Collector, handle: BatchHandle) -> None:
@@ -218,6 +220,10 @@ class ExecutorBase:
         mirrored = self._mirror()
         if mirrored is not None and mirrored.force_flush() and collector.complete:
             self.recorder.journal.tell(handle.id, "runs")
+
+
+def _span_of(handle: BatchHandle) -> trace.SpanContext:
+    return handle.recording.span_context if handle.recording else trace.INVALID_SPAN_CONTEXT
 
 
 @contextlib.contextmanager

@@ -178,7 +178,7 @@ def hold_to(
     if max_cost is None:
         return
     found = yield from estimate(api, requests, SAMPLE, 0)
-    bound = f"the bound of ${max_cost:,.2f} (OTEL_BRIDGE_MAX_COST, --max-cost)"
+    bound = f"the bound of ${max_cost:,.6f} (OTEL_BRIDGE_MAX_COST, --max-cost)"
     if found.cost_high is None:
         raise CostLimitError(
             f"nothing was submitted: no price is known of {', '.join(found.unpriced)}, so the cost "
@@ -187,5 +187,5 @@ def hold_to(
     if found.cost_high > max_cost:
         raise CostLimitError(
             f"nothing was submitted: {found.requests:,} requests may cost "
-            f"${found.cost_high:,.2f}, above {bound}; lower max_tokens, submit fewer, or raise it"
+            f"${found.cost_high:,.6f}, above {bound}; lower max_tokens, submit fewer, or raise it"
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ from otel_bridge.batches.requests import Request, validate_requests
 from otel_bridge.batches.results import BatchResult, BatchResults
 from otel_bridge.batches.run import AsyncBatchRun, BatchRun
 from otel_bridge.batches.structured import Method, Plan, StructuredRequest, StructuredResults
+from otel_bridge.errors import ConfigurationError
 from otel_bridge.telemetry import BatchFacts
 
 if TYPE_CHECKING:
@@ -40,7 +42,8 @@ class BatchExecutor(ExecutorBase):
     ones by default. `on_progress` gets the batch each time the API describes it: its `status`,
     `elapsed`, `expires_at` and `counts`.
 
-    Raises ConfigurationError when there is no client and no key for one.
+    Raises ConfigurationError when there is no client and no key for one, or `on_progress` is
+    asynchronous.
     """
 
     def __init__(
@@ -52,6 +55,10 @@ class BatchExecutor(ExecutorBase):
         settings: Settings | None = None,
         on_progress: Progress | None = None,
     ) -> None:
+        if inspect.iscoroutinefunction(on_progress):
+            raise ConfigurationError(
+                "on_progress is asynchronous, which nothing awaits here; use AsyncBatchExecutor"
+            )
         super().__init__(tracer_provider, meter_provider, settings, on_progress)
         self.api = SyncApi(client or _client(anthropic.Anthropic))
 

@@ -6,10 +6,14 @@ import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from typing import Any
 
 import anthropic
+import orjson
 
 from otel_bridge.batches.faults import CALL_FAULTS, CLIENT_FAULTS, failure, no_client
+from otel_bridge.errors import BatchError
+from otel_bridge.jsons import object_of
 
 _TIMEOUT = 5.0
 
@@ -38,11 +42,20 @@ def probe() -> Probed:
         raise failure(error, str(client.base_url)) from error
     finally:
         client.close()
+    if not isinstance(object_of(_json(answer.read())).get("data"), list):
+        raise BatchError(f"{client.base_url}: what answers is not the Message Batches API")
     return Probed(
         str(client.base_url),
         time.monotonic() - started,
         skew(answer.headers.get("date", ""), datetime.now(UTC)),
     )
+
+
+def _json(body: bytes) -> Any:
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return None
 
 
 def skew(date: str, now: datetime) -> float | None:

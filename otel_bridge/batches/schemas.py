@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -14,6 +14,10 @@ import pydantic
 from otel_bridge.errors import ConfigurationError, RequestsError
 
 T = TypeVar("T")
+
+_COMBINED = frozenset({"anyOf", "oneOf", "allOf"})
+_VALUES = frozenset({"default", "const", "enum", "examples"})
+"""Keywords whose values are no schemas."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +37,52 @@ class Schema(Generic[T]):
 
         Raises RequestsError for one that the API cannot take; nothing was sent then.
         """
+        place = next(_open_objects(self.json), None)
+        if place is not None:
+            raise RequestsError(
+                f"the schema {self.name} cannot be used: {place or 'the answer'} is an object "
+                "whose keys are not named, which structured outputs leave empty; name them, "
+                "or use method='tool'"
+            )
         try:
             return anthropic.transform_schema(dict(self.json))
         except (ValueError, TypeError, AttributeError) as error:
             raise RequestsError(f"the schema {self.name} cannot be used: {error}") from error
+
+    @property
+    def tool_input(self) -> dict[str, Any]:
+        """The schema as a tool's `input_schema` takes it, which is an object at its root.
+
+        Raises RequestsError for another.
+        """
+        root = dict(self.json)
+        definition = str(root.get("$ref", "")).removeprefix("#/$defs/")
+        if definition in root.get("$defs", {}):  # how pydantic writes a recursive model
+            del root["$ref"]
+            root = {**root["$defs"][definition], **root}
+        if root.get("type") != "object" or not _COMBINED.isdisjoint(root):
+            raise RequestsError(
+                f"the schema {self.name} cannot be used with method='tool', whose answer is one "
+                "object: make it a field of a model, or use method='native'"
+            )
+        return root
+
+
+def _open_objects(node: Any, place: str = "") -> Iterator[str]:
+    """Where a schema has objects whose keys it does not name."""
+    if isinstance(node, Mapping):
+        closed = "properties" in node or node.get("additionalProperties") is False
+        if node.get("type") == "object" and not closed:
+            yield place
+        inner: Iterable[tuple[Any, Any]] = (
+            (key, each) for key, each in node.items() if key not in _VALUES
+        )
+    elif isinstance(node, list):
+        inner = enumerate(node)
+    else:
+        return
+    for key, each in inner:
+        yield from _open_objects(each, f"{place}.{key}" if place else str(key))
 
 
 def schema_of(schema: type[T] | Mapping[str, Any]) -> Schema[Any]:

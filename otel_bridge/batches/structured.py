@@ -124,7 +124,8 @@ class Plan(Generic[T]):
         self._schema = schema_of(schema)
         self.schema_name = self._schema.name
         self._tool = self._tool_name(params) if method == "tool" else None
-        self._native = self._schema.native if method == "native" else None
+        own = self._schema
+        self._schema_sent = own.native if method == "native" else own.tool_input
         self._params = params
         self._system_prompt = system_prompt
         self.requests = validate_requests(self._whole(each) for each in requests)
@@ -153,12 +154,13 @@ class Plan(Generic[T]):
 
     def _asking(self, params: dict[str, Any]) -> dict[str, Any]:
         if self._tool is None:
-            output = {"type": "json_schema", "schema": self._native}
-            return params | {"output_config": {**params.get("output_config", {}), "format": output}}
+            output = {"type": "json_schema", "schema": self._schema_sent}
+            config = params.get("output_config") or {}
+            return params | {"output_config": {**config, "format": output}}
         tool = {
             "name": self._tool,
             "description": f"Give the answer as {self._schema.name}.",
-            "input_schema": self._schema.json,
+            "input_schema": self._schema_sent,
         }
         return params | {
             "tools": [*(params.get("tools") or ()), tool],
@@ -186,6 +188,9 @@ class Plan(Generic[T]):
                 value = self._schema.parse(self._answer(result))
             except ValueError as error:
                 failure = Failure("schema_violation", str(error))
+            except Exception as error:  # noqa: BLE001 - a validator's fault must lose no result
+                told = f"validating it raised {type(error).__name__}: {error}"
+                failure = Failure("schema_violation", told)
         return StructuredResult(custom_id, value, failure, result)
 
     def _answer(self, result: BatchResult) -> str | bytes:

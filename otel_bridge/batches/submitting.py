@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import blake2b
@@ -54,6 +54,7 @@ def submit(
     carrier: Mapping[str, str],
     created: Created,
     *,
+    after: Iterable[str],
     resume: bool,
     new: bool,
 ) -> Flow[list[BatchHandle]]:
@@ -63,9 +64,10 @@ def submit(
     the first call and of each batch after its own, so what was broken off in between is followed
     up when the same requests are submitted again. With `resume`, so are batches that a submission
     with `resume` made and nobody collected; the intents are then the caller's until it leaves
-    them. With `new`, nothing from earlier is.
+    them. With `new`, nothing from earlier is. `after` are the batches that these requests failed
+    in: the same ones after others are another submission.
     """
-    plan = _plan(journal, parts, carrier, resume=resume, new=new)
+    plan = _plan(journal, parts, carrier, after, resume=resume, new=new)
     handles: list[BatchHandle] = []
     try:
         for part in plan:
@@ -95,11 +97,12 @@ def _plan(
     journal: Journal,
     parts: Sequence[Sequence[Request]],
     carrier: Mapping[str, str],
+    after: Iterable[str],
     *,
     resume: bool,
     new: bool,
 ) -> list[_Planned]:
-    whole = _fingerprint(parts)
+    whole = _fingerprint(parts, after)
     known = journal.unfinished(whole, awaited=resume or new)
     while new and known:
         journal.give_up(known)
@@ -123,8 +126,10 @@ def _part(requests: Sequence[Request]) -> Part:
     return Part(len(requests), tuple(sorted(models)))
 
 
-def _fingerprint(parts: Sequence[Sequence[Mapping[str, Any]]]) -> str:
+def _fingerprint(parts: Sequence[Sequence[Mapping[str, Any]]], after: Iterable[str] = ()) -> str:
     digest = blake2b(digest_size=16)
+    for batch_id in after:
+        digest.update(batch_id.encode() + b"\n")
     for requests in parts:
         for request in requests:
             digest.update(content.dumps(request))

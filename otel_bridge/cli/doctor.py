@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit, urlunsplit
@@ -16,11 +17,13 @@ from rich.table import Table
 from rich.text import Text
 
 from otel_bridge.batches import probing as anthropic_probing
+from otel_bridge.cli.environment import check_exporters
 from otel_bridge.cli.telemetry import Complaints, default_exporters, otlp_endpoint
 from otel_bridge.config import VARIABLES, Settings, Variable
 from otel_bridge.errors import BridgeError, ConfigurationError
 from otel_bridge.journal import journal_in
 from otel_bridge.langsmith import probing as langsmith_probing
+from otel_bridge.redaction import Redaction
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -49,6 +52,7 @@ _STANDARD = {
     "OTEL_PROPAGATORS": "trace context across processes",
     "OTEL_SERVICE_NAME": "the service's name",
 }
+_URL = re.compile(r"https?://[^\s'\",;)]+")
 _SECRET = ("KEY", "HEADERS", "TOKEN")
 _VERSIONS = ("anthropic", "langsmith", "opentelemetry-sdk", "genai-prices")
 _ALSO_RECORD = (
@@ -76,7 +80,8 @@ def examine() -> list[Check]:
     """Look at everything; nothing is submitted, and nothing sent but an empty export."""
     environ = dict(os.environ)
     settings = Settings.from_env()
-    return [
+    default_exporters()
+    checks = [
         *_variables(environ),
         *_anthropic(),
         _otlp(settings),
@@ -84,6 +89,11 @@ def examine() -> list[Check]:
         _state(settings),
         *_mirrored(settings, environ),
         *_versions(),
+    ]
+    # What libraries say of a fault may quote a URL whole.
+    return [
+        replace(each, detail=_URL.sub(lambda url: masked("", url[0]), each.detail))
+        for each in checks
     ]
 
 
@@ -94,6 +104,11 @@ def _variables(environ: Mapping[str, str]) -> Iterator[Check]:
     for name, meaning in _STANDARD.items():
         if text := environ.get(name, "").strip():
             yield Check("variables", name, "ok", f"{masked(name, text)} ({meaning})")
+    try:
+        check_exporters(environ)
+    except ConfigurationError as error:
+        name, _, told = str(error).partition("=")
+        yield Check("variables", name, "wrong", told)
 
 
 def _variable(variable: Variable, environ: Mapping[str, str], default: Any) -> Check:
@@ -105,6 +120,8 @@ def _variable(variable: Variable, environ: Mapping[str, str], default: Any) -> C
     text = environ[source].strip()
     try:
         value = variable.parse(text)
+        if isinstance(value, Redaction):
+            value.resolve()
     except ValueError as error:
         return Check("variables", source, "wrong", f"{text!r} cannot be used: {error}")
     told = f"from {source}" if source != variable.name else "from the environment"
@@ -112,15 +129,17 @@ def _variable(variable: Variable, environ: Mapping[str, str], default: Any) -> C
 
 
 def masked(name: str, text: str) -> str:
-    """A value that may be shown: of a secret its last characters, of a URL no credentials."""
+    """A value that may be shown: a secret's last characters, a URL with neither user nor query."""
     if any(part in name for part in _SECRET):
         return f"****{text[-4:]}" if len(text) > 16 else "****"
     try:
         split = urlsplit(text)
     except ValueError:
         return "no URL"
-    if split.scheme and "@" in split.netloc:
-        return urlunsplit(split._replace(netloc="****@" + split.netloc.rpartition("@")[2]))
+    if split.scheme and ("@" in split.netloc or split.query):
+        *credentials, host = split.netloc.rsplit("@", 1)
+        netloc = f"****@{host}" if credentials else host
+        return urlunsplit(split._replace(netloc=netloc, query=split.query and "****"))
     return text
 
 
@@ -151,12 +170,9 @@ def skew_check(skew: float | None) -> Check:
 
 def _otlp(settings: Settings) -> Check:
     name = "OTLP"
-    default_exporters()
-    if settings.sdk_disabled:
-        return Check("backends", name, "skipped", "OTEL_SDK_DISABLED turns telemetry off")
-    if "otlp" not in os.environ["OTEL_TRACES_EXPORTER"].split(","):
-        detail = "nothing is exported; set OTEL_EXPORTER_OTLP_ENDPOINT"
-        return Check("backends", name, "skipped", detail)
+    reason = _unexported(settings)
+    if reason:
+        return Check("backends", name, "skipped", reason)
     complaints = Complaints("opentelemetry")
     place = masked("", otlp_endpoint())
     try:
@@ -170,6 +186,15 @@ def _otlp(settings: Settings) -> Check:
     reason = complaints.about("") or "it is refused"
     detail = f"{place} takes no export ({reason}); check OTEL_EXPORTER_OTLP_ENDPOINT"
     return Check("backends", name, "failed", detail)
+
+
+def _unexported(settings: Settings) -> str:
+    """Why nothing goes to OTLP, empty where something does."""
+    if settings.sdk_disabled:
+        return "OTEL_SDK_DISABLED turns telemetry off"
+    if "otlp" not in os.environ["OTEL_TRACES_EXPORTER"].split(","):
+        return "nothing is exported; set OTEL_EXPORTER_OTLP_ENDPOINT"
+    return ""
 
 
 def _exporter() -> Any:
@@ -221,8 +246,12 @@ def _state(settings: Settings) -> Check:
 def _mirrored(settings: Settings, environ: Mapping[str, str]) -> Iterator[Check]:
     group = "what leaves"
     content = "prompts and answers" if settings.span_content else "no prompt and no answer"
-    yield Check(group, "OTLP", "ok", f"batch and request spans with {content}")
-    if settings.langsmith_tracing:
+    reason = _unexported(settings)
+    detail = f"batch and request spans with {content}"
+    yield Check(group, "OTLP", "skipped" if reason else "ok", reason or detail)
+    if settings.langsmith_tracing and settings.sdk_disabled:
+        yield Check(group, "LangSmith", "skipped", reason)
+    elif settings.langsmith_tracing:
         which = "every span" if settings.langsmith_spans == "all" else "spans of GenAI"
         content = _told_langsmith(settings)
         share = f"{settings.langsmith_sampling_rate:.0%} of traces"

@@ -47,7 +47,7 @@ def connect(read_seconds: float = 10.0) -> Client:
     try:
         # The explicit mode beats LANGSMITH_TRACING_MODE=otel, which would make a loop.
         # Retrying is delivery's work: retries beneath it would only hide time and reason.
-        return Client(
+        client = Client(
             tracing_mode="langsmith",
             auto_batch_tracing=False,
             retry_config=Retry(total=0),
@@ -57,6 +57,11 @@ def connect(read_seconds: float = 10.0) -> Client:
         several = os.environ.get("LANGSMITH_RUNS_ENDPOINTS")
         remedy = "unset LANGSMITH_RUNS_ENDPOINTS" if several else "check LANGSMITH_ENDPOINT"
         raise ConfigurationError(f"no client can be made ({error}); {remedy}") from error
+    if not client.api_url.startswith(("http://", "https://")):
+        raise ConfigurationError(
+            "LANGSMITH_ENDPOINT is no URL; set it to one such as https://api.smith.langchain.com"
+        )
+    return client
 
 
 def answer_to(error: Exception) -> requests.Response | None:
