@@ -161,8 +161,9 @@ def test_malformed_lines_are_failures_of_structured_runs(
         return results[request["custom_id"]][0]
 
     service.api._responder = respond
+    empty = {"type": "object", "properties": {}}
     scored = service.executor().run_structured(
-        {"type": "object"}, requests, model=MODEL, max_tokens=5, method=method
+        empty, requests, model=MODEL, max_tokens=5, method=method
     )
     assert len(scored) == len(scored.failed) == len(STRANGE)
 
