@@ -103,20 +103,53 @@ class Variable:
 
 
 VARIABLES = (
-    Variable("OTEL_BRIDGE_POLL_INTERVAL", "poll_interval", _seconds, "seconds before first poll"),
-    Variable("OTEL_BRIDGE_POLL_MAX_INTERVAL", "poll_max_interval", _seconds, "longest wait"),
-    Variable("OTEL_BRIDGE_MAX_REQUEST_SPANS", "max_request_spans", _cap, "spans per batch"),
-    Variable("OTEL_BRIDGE_LANGSMITH_CONTENT", "langsmith_content", _boolean, "content there"),
     Variable(
-        "OTEL_BRIDGE_LANGSMITH_SPANS", "langsmith_spans", _choice("genai", "all"), "which spans"
+        "OTEL_BRIDGE_POLL_INTERVAL",
+        "poll_interval",
+        _seconds,
+        "seconds from a batch's creation to its first poll",
     ),
-    Variable("OTEL_BRIDGE_MAX_ATTEMPTS", "max_attempts", _attempts, "batches per request"),
-    Variable("OTEL_BRIDGE_MAX_COST", "max_cost", _dollars, "USD above which nothing is sent"),
     Variable(
-        "OTEL_BRIDGE_LANGSMITH_ROUTE", "langsmith_route", _choice("direct", "collector"), "the way"
+        "OTEL_BRIDGE_POLL_MAX_INTERVAL",
+        "poll_max_interval",
+        _seconds,
+        "seconds between polls at most",
     ),
-    Variable("OTEL_BRIDGE_REDACTION", "redaction", Redaction, "package.module:callable"),
-    Variable("OTEL_BRIDGE_STATE_DIR", "state_dir", _directory, "journal and spool"),
+    Variable("OTEL_BRIDGE_MAX_REQUEST_SPANS", "max_request_spans", _cap, "request spans per batch"),
+    Variable(
+        "OTEL_BRIDGE_LANGSMITH_CONTENT",
+        "langsmith_content",
+        _boolean,
+        "prompts and answers to LangSmith",
+    ),
+    Variable(
+        "OTEL_BRIDGE_LANGSMITH_SPANS",
+        "langsmith_spans",
+        _choice("genai", "all"),
+        "which spans become runs",
+    ),
+    Variable(
+        "OTEL_BRIDGE_MAX_ATTEMPTS",
+        "max_attempts",
+        _attempts,
+        "batches that a failed request may go through",
+    ),
+    Variable("OTEL_BRIDGE_MAX_COST", "max_cost", _dollars, "USD above which nothing is submitted"),
+    Variable(
+        "OTEL_BRIDGE_LANGSMITH_ROUTE",
+        "langsmith_route",
+        _choice("direct", "collector"),
+        "collector: spans are stamped, nothing is sent",
+    ),
+    Variable(
+        "OTEL_BRIDGE_REDACTION", "redaction", Redaction, "what content passes before it leaves"
+    ),
+    Variable(
+        "OTEL_BRIDGE_STATE_DIR",
+        "state_dir",
+        _directory,
+        "the journal, and what waits for LangSmith",
+    ),
     Variable(
         "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT",
         "span_content",
@@ -125,23 +158,38 @@ VARIABLES = (
     ),
     Variable("OTEL_SDK_DISABLED", "sdk_disabled", _boolean, "no telemetry at all"),
     Variable(
-        "OTEL_SEMCONV_STABILITY_OPT_IN", "latest_semconv_only", _latest_semconv, "no former names"
+        "OTEL_SEMCONV_STABILITY_OPT_IN",
+        "latest_semconv_only",
+        _latest_semconv,
+        "no former names of metrics and attributes",
     ),
     Variable(
-        "LANGSMITH_TRACING", "langsmith_tracing", _boolean, "the mirror", "LANGCHAIN_TRACING_V2"
+        "LANGSMITH_TRACING",
+        "langsmith_tracing",
+        _boolean,
+        "spans become runs in LangSmith",
+        "LANGCHAIN_TRACING_V2",
     ),
-    Variable("LANGSMITH_PROJECT", "langsmith_project", str, "project", "LANGCHAIN_PROJECT"),
+    Variable("LANGSMITH_PROJECT", "langsmith_project", str, "where runs go", "LANGCHAIN_PROJECT"),
     Variable(
-        "LANGSMITH_HIDE_INPUTS", "langsmith_hide_inputs", _boolean, "", "LANGCHAIN_HIDE_INPUTS"
+        "LANGSMITH_HIDE_INPUTS",
+        "langsmith_hide_inputs",
+        _boolean,
+        "no inputs of runs",
+        "LANGCHAIN_HIDE_INPUTS",
     ),
     Variable(
-        "LANGSMITH_HIDE_OUTPUTS", "langsmith_hide_outputs", _boolean, "", "LANGCHAIN_HIDE_OUTPUTS"
+        "LANGSMITH_HIDE_OUTPUTS",
+        "langsmith_hide_outputs",
+        _boolean,
+        "no outputs of runs",
+        "LANGCHAIN_HIDE_OUTPUTS",
     ),
     Variable(
         "LANGSMITH_TRACING_SAMPLING_RATE",
         "langsmith_sampling_rate",
         _rate,
-        "share of traces mirrored",
+        "share of traces that is mirrored",
         "LANGCHAIN_TRACING_SAMPLING_RATE",
     ),
 )

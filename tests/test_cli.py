@@ -248,6 +248,7 @@ def test_the_last_line_counts_as_much_as_the_first(
                 "OTEL_TRACES_EXPORTER",
                 "OTEL_METRICS_EXPORTER",
                 "OTEL_PROPAGATORS",
+                "OTEL_PYTHON_CONTEXT",
                 "OTEL_EXPORTER_OTLP_PROTOCOL",
                 "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL",
             )

@@ -15,6 +15,15 @@ from otel_bridge.cli.doctor import masked, skew_check
 from otel_bridge.simulator import LangSmithCapture, MessageBatchesServer, OtlpCapture
 
 DEAD = "http://127.0.0.1:9"
+FILE = """
+file_format: "1.0"
+tracer_provider:
+  processors:
+    - batch: {{exporter: {{otlp_http: {{endpoint: {0}/v1/traces}}}}}}
+meter_provider:
+  readers:
+    - periodic: {{exporter: {{otlp_http: {{endpoint: {0}/v1/metrics}}}}}}
+"""
 SECRET = "sk-ant-0123456789-abcdefgh-SECR"
 
 
@@ -181,6 +190,38 @@ def test_what_a_run_refuses_is_wrong(bridge: Any, variable: str, value: str) -> 
     assert ran.returncode == 2
     assert [each["name"] for each in wrong] == [variable]
     assert value in wrong[0]["detail"]
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "told"),
+    [
+        ("OTEL_CONFIG_FILE", "nowhere.yaml", "nowhere.yaml"),
+        ("OTEL_PYTHON_TRACER_PROVIDER", "bogus", "StopIteration"),
+        ("OTEL_ATTRIBUTE_COUNT_LIMIT", "many", "OTEL_ATTRIBUTE_COUNT_LIMIT"),
+    ],
+)
+def test_what_opentelemetry_refuses_is_wrong(
+    bridge: Any, make_requests: Any, variable: str, value: str, told: str
+) -> None:
+    bridge.write(make_requests(1))
+    bridge.environment[variable] = value
+    status, checks = examined(bridge)
+    assert status == 2
+    assert checks["variables", "OTEL_*"]["severity"] == "wrong"
+    ran = bridge("run", "requests.jsonl")
+    assert ran.returncode == 2
+    for text in (checks["variables", "OTEL_*"]["detail"], ran.stderr):
+        assert "OpenTelemetry cannot be set up" in text
+        assert told in text
+
+
+def test_a_configuration_file_says_where_spans_go(bridge: Any, otlp: OtlpCapture) -> None:
+    bridge.environment["OTEL_CONFIG_FILE"] = "otel.yaml"
+    (bridge.folder / "otel.yaml").write_text(FILE.format(otlp.url))
+    status, checks = examined(bridge)
+    assert status == 0
+    assert "OTEL_CONFIG_FILE" in checks["backends", "OTLP"]["detail"]
+    assert otlp.requests == []
 
 
 def test_an_endpoint_that_is_no_url_is_named(bridge: Any) -> None:

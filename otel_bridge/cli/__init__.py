@@ -10,11 +10,11 @@ from otel_bridge.errors import ConfigurationError
 
 def main() -> None:
     """Run the command line; exit status 0 done, 1 failed, 2 wrong usage or configuration."""
-    from otel_bridge.cli.environment import check_propagators  # noqa: PLC0415 - for a command alone
+    from otel_bridge.cli.environment import check_context  # noqa: PLC0415 - for a command alone
 
     try:
-        # OpenTelemetry fails to be imported with a wrong one.
-        check_propagators(os.environ)
+        # OpenTelemetry reads these when it is imported, and fails or prints a traceback.
+        check_context(os.environ)
     except ConfigurationError as error:
         print(f"otel-bridge: {error}", file=sys.stderr)  # noqa: T201 - nothing else is there yet
         sys.exit(2)

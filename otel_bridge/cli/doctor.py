@@ -17,8 +17,8 @@ from rich.table import Table
 from rich.text import Text
 
 from otel_bridge.batches import probing as anthropic_probing
-from otel_bridge.cli.environment import check_exporters
-from otel_bridge.cli.telemetry import Complaints, default_exporters, otlp_endpoint
+from otel_bridge.cli.environment import EXPORTERS, check_exporters
+from otel_bridge.cli.telemetry import Complaints, default_exporters, otlp_endpoint, set_up_sdk
 from otel_bridge.config import VARIABLES, Settings, Variable
 from otel_bridge.errors import BridgeError, ConfigurationError
 from otel_bridge.journal import journal_in
@@ -36,12 +36,15 @@ _COLOURS = {"ok": "green", "skipped": "dim", "warning": "yellow", "failed": "red
 _SKEW = 5.0
 _STANDARD = {
     "ANTHROPIC_API_KEY": "key of the Anthropic API",
+    "ANTHROPIC_AUTH_TOKEN": "bearer token of the Anthropic API, or of a gateway",
     "ANTHROPIC_BASE_URL": "the Anthropic API, or a gateway",
     "ANTHROPIC_OPEN_TELEMETRY": "false: no spans of the Anthropic SDK's own",
     "ANTHROPIC_OPEN_TELEMETRY_TRACES_CONTENT_MODE": "content on the Anthropic SDK's own spans",
     "LANGSMITH_API_KEY": "key of LangSmith",
     "LANGSMITH_ENDPOINT": "LangSmith's URL",
     "LANGSMITH_WORKSPACE_ID": "for keys of several workspaces",
+    "LANGSMITH_RUNS_ENDPOINTS": "where @traceable sends its runs; spans go to LANGSMITH_ENDPOINT",
+    "OTEL_CONFIG_FILE": "sets OpenTelemetry up in place of the variables",
     "OTEL_EXPORTER_OTLP_ENDPOINT": "where spans and metrics go",
     "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "where spans go",
     "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": "where metrics go",
@@ -49,7 +52,13 @@ _STANDARD = {
     "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf by default here",
     "OTEL_TRACES_EXPORTER": "exporters of spans",
     "OTEL_METRICS_EXPORTER": "exporters of metrics",
+    "OTEL_METRIC_EXPORT_INTERVAL": "milliseconds between exports of metrics",
     "OTEL_PROPAGATORS": "trace context across processes",
+    "OTEL_PYTHON_CONTEXT": "langsmith: @traceable code nests below spans",
+    "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "anthropic-batches: code is left alone",
+    "OTEL_RESOURCE_ATTRIBUTES": "told with every span and metric",
+    "OTEL_TRACES_SAMPLER": "which traces are recorded; the others are not mirrored",
+    "OTEL_TRACES_SAMPLER_ARG": "its argument, such as a share",
     "OTEL_SERVICE_NAME": "the service's name",
 }
 _URL = re.compile(r"https?://[^\s'\",;)]+")
@@ -89,6 +98,7 @@ def examine() -> list[Check]:
         _state(settings),
         *_mirrored(settings, environ),
         *_versions(),
+        *_sdk(settings),
     ]
     # What libraries say of a fault may quote a URL whole.
     return [
@@ -111,12 +121,24 @@ def _variables(environ: Mapping[str, str]) -> Iterator[Check]:
         yield Check("variables", name, "wrong", told)
 
 
+def _sdk(settings: Settings) -> Iterator[Check]:
+    """What only setting OpenTelemetry up shows; last, since what comes after would be traced."""
+    if settings.sdk_disabled:
+        return
+    Complaints("opentelemetry")  # the check says it
+    os.environ.update(dict.fromkeys(EXPORTERS, "none"))
+    try:
+        set_up_sdk()
+    except ConfigurationError as error:
+        yield Check("variables", "OTEL_*", "wrong", str(error))
+
+
 def _variable(variable: Variable, environ: Mapping[str, str], default: Any) -> Check:
     sources = [name for name in (variable.name, variable.former) if name]
     source = next((name for name in sources if environ.get(name, "").strip()), None)
-    meaning = f": {variable.meaning}" if variable.meaning else ""
     if source is None:
-        return Check("variables", variable.name, "skipped", f"default {default}{meaning}")
+        detail = f"default {_shown(default)}: {variable.meaning}"
+        return Check("variables", variable.name, "skipped", detail)
     text = environ[source].strip()
     try:
         value = variable.parse(text)
@@ -125,7 +147,13 @@ def _variable(variable: Variable, environ: Mapping[str, str], default: Any) -> C
     except ValueError as error:
         return Check("variables", source, "wrong", f"{text!r} cannot be used: {error}")
     told = f"from {source}" if source != variable.name else "from the environment"
-    return Check("variables", variable.name, "ok", f"{value}, {told}{meaning}")
+    detail = f"{_shown(value)}, {told}: {variable.meaning}"
+    return Check("variables", variable.name, "ok", detail)
+
+
+def _shown(value: Any) -> str:
+    """A value as the environment spells it."""
+    return str(value).lower() if value is None or isinstance(value, bool) else str(value)
 
 
 def masked(name: str, text: str) -> str:
@@ -192,6 +220,8 @@ def _unexported(settings: Settings) -> str:
     """Why nothing goes to OTLP, empty where something does."""
     if settings.sdk_disabled:
         return "OTEL_SDK_DISABLED turns telemetry off"
+    if os.environ.get("OTEL_CONFIG_FILE"):
+        return "OTEL_CONFIG_FILE says where spans go"
     if "otlp" not in os.environ["OTEL_TRACES_EXPORTER"].split(","):
         return "nothing is exported; set OTEL_EXPORTER_OTLP_ENDPOINT"
     return ""
@@ -314,6 +344,9 @@ def print_checks(console: Console, checks: list[Check]) -> None:
         groups.setdefault(check.group, []).append(check)
     for group, members in groups.items():
         table = Table(title=group, title_justify="left", show_header=False, box=None)
+        table.add_column()
+        table.add_column(overflow="fold", max_width=40)
+        table.add_column(overflow="fold")
         for check in members:
             severity = Text(check.severity, style=_COLOURS[check.severity])
             table.add_row(severity, check.name, Text(check.detail))

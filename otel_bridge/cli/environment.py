@@ -8,21 +8,23 @@ from importlib.metadata import entry_points
 from otel_bridge.errors import ConfigurationError
 
 _PROTOCOLS = ("http/protobuf", "grpc")
-_EXPORTERS = {
+EXPORTERS = {
     "OTEL_TRACES_EXPORTER": "opentelemetry_traces_exporter",
     "OTEL_METRICS_EXPORTER": "opentelemetry_metrics_exporter",
     "OTEL_LOGS_EXPORTER": "opentelemetry_logs_exporter",
 }
+"""Entry points of what each variable names."""
 
 
-def check_propagators(environ: Mapping[str, str]) -> None:
-    """Raise ConfigurationError for a propagator that is not installed."""
+def check_context(environ: Mapping[str, str]) -> None:
+    """Raise ConfigurationError for a propagator or a runtime context that is not installed."""
     _check(environ, "OTEL_PROPAGATORS", {"none", *_installed("opentelemetry_propagator")})
+    _check(environ, "OTEL_PYTHON_CONTEXT", {*_installed("opentelemetry_context")})
 
 
 def check_exporters(environ: Mapping[str, str]) -> None:
     """Raise ConfigurationError for an exporter that is not installed, or an unknown protocol."""
-    for name, group in _EXPORTERS.items():
+    for name, group in EXPORTERS.items():
         _check(environ, name, {"none", "otlp", *_installed(group)})
     for signal in ("", "TRACES_", "METRICS_", "LOGS_"):
         _check(environ, f"OTEL_EXPORTER_OTLP_{signal}PROTOCOL", _PROTOCOLS)

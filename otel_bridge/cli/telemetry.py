@@ -170,18 +170,10 @@ class Telemetry:
             "otel_bridge.langsmith.delivery",
             "otel_bridge.telemetry.recording",
         )
-        there = not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)
-        if not self.settings.sdk_disabled and not there:
+        if not self.settings.sdk_disabled:
             default_exporters()
             check_exporters(os.environ)
-            try:
-                OpenTelemetryConfigurator().configure(  # type: ignore[no-untyped-call]
-                    export_span_processor=self._counted
-                )
-            except Exception as error:
-                raise ConfigurationError(
-                    f"OpenTelemetry cannot be set up: {error}; check the OTEL_* variables"
-                ) from error
+            set_up_sdk(export_span_processor=self._counted)
         self.langsmith = mirror(trace.get_tracer_provider(), self.settings)
         return self
 
@@ -264,6 +256,21 @@ def _short(text: str) -> str:
     if "onnection" in text or "UNAVAILABLE" in text:
         return "no connection"
     return " ".join(text.split())[:200]
+
+
+def set_up_sdk(**options: Any) -> None:
+    """Set the SDK up as opentelemetry-distro does, unless a provider is there already.
+
+    Raises ConfigurationError.
+    """
+    try:
+        if isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
+            OpenTelemetryConfigurator().configure(**options)  # type: ignore[no-untyped-call]
+    except Exception as error:
+        reason = str(error) or type(error).__name__
+        raise ConfigurationError(
+            f"OpenTelemetry cannot be set up: {reason}; check the OTEL_* variables"
+        ) from error
 
 
 def default_exporters() -> None:
