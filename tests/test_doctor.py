@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from otel_bridge.batches.probing import skew
-from otel_bridge.cli.doctor import masked, skew_check
+from otel_bridge.cli.doctor import skew_check
+from otel_bridge.cli.variables import masked
 from otel_bridge.simulator import LangSmithCapture, MessageBatchesServer, OtlpCapture
 
 DEAD = "http://127.0.0.1:9"
@@ -134,6 +135,7 @@ def test_clocks_are_compared() -> None:
 
 def test_no_secret_is_shown() -> None:
     assert masked("LANGSMITH_API_KEY", "short") == "****"
+    assert masked("LANGSMITH_RUNS_ENDPOINTS", '{"https://host": "secret"}') == '****et"}'
     assert masked("X_HEADERS", "authorization=abcdefghijklmnop") == "****mnop"
     assert masked("URL", "https://me:secret@host:1/x") == "https://****@host:1/x"
     assert masked("URL", "https://host/x") == "https://host/x"

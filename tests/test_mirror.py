@@ -265,8 +265,8 @@ def test_a_mirror_that_cannot_be_is_warned_of_once(
     provider: Any,
     fix: str,
 ) -> None:
-    monkeypatch.setenv("LANGSMITH_ENDPOINT", service.langsmith.url)
-    monkeypatch.setenv("LANGSMITH_RUNS_ENDPOINTS", "[]")
+    monkeypatch.delenv("LANGSMITH_ENDPOINT", raising=False)
+    monkeypatch.setenv("LANGSMITH_RUNS_ENDPOINTS", f'{{"{service.langsmith.url}": "a key"}}')
     monkeypatch.setattr(connecting, "_said", set())
     for _ in range(2):
         assert mirror(provider, service.settings()) is None

@@ -6,63 +6,24 @@ import os
 import re
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from importlib import metadata
-from typing import TYPE_CHECKING, Any, Literal
-from urllib.parse import urlsplit, urlunsplit
+from typing import Any
 
 from packaging.requirements import Requirement
 from packaging.version import Version
-from rich.table import Table
-from rich.text import Text
 
 from otel_bridge.batches import probing as anthropic_probing
-from otel_bridge.cli.environment import EXPORTERS, check_exporters
-from otel_bridge.cli.telemetry import Complaints, default_exporters, otlp_endpoint, set_up_sdk
-from otel_bridge.config import VARIABLES, Settings, Variable
+from otel_bridge.cli.checks import Check
+from otel_bridge.cli.telemetry import Complaints, default_exporters, otlp_endpoint
+from otel_bridge.cli.variables import masked, sdk_checks, variable_checks
+from otel_bridge.config import Settings
 from otel_bridge.errors import BridgeError, ConfigurationError
 from otel_bridge.journal import journal_in
 from otel_bridge.langsmith import probing as langsmith_probing
-from otel_bridge.redaction import Redaction
 
-if TYPE_CHECKING:
-    from rich.console import Console
-
-Severity = Literal["ok", "skipped", "warning", "failed", "wrong"]
-
-STATUS: dict[Severity, int] = {"ok": 0, "skipped": 0, "warning": 0, "failed": 1, "wrong": 2}
-"""Exit status by severity: something does not answer, or a variable has a bad value."""
-_COLOURS = {"ok": "green", "skipped": "dim", "warning": "yellow", "failed": "red", "wrong": "red"}
 _SKEW = 5.0
-_STANDARD = {
-    "ANTHROPIC_API_KEY": "key of the Anthropic API",
-    "ANTHROPIC_AUTH_TOKEN": "bearer token of the Anthropic API, or of a gateway",
-    "ANTHROPIC_BASE_URL": "the Anthropic API, or a gateway",
-    "ANTHROPIC_OPEN_TELEMETRY": "false: no spans of the Anthropic SDK's own",
-    "ANTHROPIC_OPEN_TELEMETRY_TRACES_CONTENT_MODE": "content on the Anthropic SDK's own spans",
-    "LANGSMITH_API_KEY": "key of LangSmith",
-    "LANGSMITH_ENDPOINT": "LangSmith's URL",
-    "LANGSMITH_WORKSPACE_ID": "for keys of several workspaces",
-    "LANGSMITH_RUNS_ENDPOINTS": "where @traceable sends its runs; spans go to LANGSMITH_ENDPOINT",
-    "OTEL_CONFIG_FILE": "sets OpenTelemetry up in place of the variables",
-    "OTEL_EXPORTER_OTLP_ENDPOINT": "where spans and metrics go",
-    "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "where spans go",
-    "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": "where metrics go",
-    "OTEL_EXPORTER_OTLP_HEADERS": "sent with each export",
-    "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf by default here",
-    "OTEL_TRACES_EXPORTER": "exporters of spans",
-    "OTEL_METRICS_EXPORTER": "exporters of metrics",
-    "OTEL_METRIC_EXPORT_INTERVAL": "milliseconds between exports of metrics",
-    "OTEL_PROPAGATORS": "trace context across processes",
-    "OTEL_PYTHON_CONTEXT": "langsmith: @traceable code nests below spans",
-    "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "anthropic-batches: code is left alone",
-    "OTEL_RESOURCE_ATTRIBUTES": "told with every span and metric",
-    "OTEL_TRACES_SAMPLER": "which traces are recorded; the others are not mirrored",
-    "OTEL_TRACES_SAMPLER_ARG": "its argument, such as a share",
-    "OTEL_SERVICE_NAME": "the service's name",
-}
 _URL = re.compile(r"https?://[^\s'\",;)]+")
-_SECRET = ("KEY", "HEADERS", "TOKEN")
 _VERSIONS = ("anthropic", "langsmith", "opentelemetry-sdk", "genai-prices")
 _ALSO_RECORD = (
     "opentelemetry-instrumentation-anthropic",
@@ -71,104 +32,26 @@ _ALSO_RECORD = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One thing that was looked at."""
-
-    group: str
-    name: str
-    severity: Severity
-    detail: str
-
-    def to_dict(self) -> dict[str, Any]:
-        """The fields, JSON-ready."""
-        return asdict(self)
-
-
 def examine() -> list[Check]:
     """Look at everything; nothing is submitted, and nothing sent but an empty export."""
     environ = dict(os.environ)
     settings = Settings.from_env()
     default_exporters()
     checks = [
-        *_variables(environ),
+        *variable_checks(environ),
         *_anthropic(),
         _otlp(settings),
         _langsmith(settings),
         _state(settings),
         *_mirrored(settings, environ),
         *_versions(),
-        *_sdk(settings),
+        *sdk_checks(settings),
     ]
     # What libraries say of a fault may quote a URL whole.
     return [
         replace(each, detail=_URL.sub(lambda url: masked("", url[0]), each.detail))
         for each in checks
     ]
-
-
-def _variables(environ: Mapping[str, str]) -> Iterator[Check]:
-    defaults = Settings()
-    for variable in VARIABLES:
-        yield _variable(variable, environ, getattr(defaults, variable.setting))
-    for name, meaning in _STANDARD.items():
-        if text := environ.get(name, "").strip():
-            yield Check("variables", name, "ok", f"{masked(name, text)} ({meaning})")
-    try:
-        check_exporters(environ)
-    except ConfigurationError as error:
-        name, _, told = str(error).partition("=")
-        yield Check("variables", name, "wrong", told)
-
-
-def _sdk(settings: Settings) -> Iterator[Check]:
-    """What only setting OpenTelemetry up shows; last, since what comes after would be traced."""
-    if settings.sdk_disabled:
-        return
-    Complaints("opentelemetry")  # the check says it
-    os.environ.update(dict.fromkeys(EXPORTERS, "none"))
-    try:
-        set_up_sdk()
-    except ConfigurationError as error:
-        yield Check("variables", "OTEL_*", "wrong", str(error))
-
-
-def _variable(variable: Variable, environ: Mapping[str, str], default: Any) -> Check:
-    sources = [name for name in (variable.name, variable.former) if name]
-    source = next((name for name in sources if environ.get(name, "").strip()), None)
-    if source is None:
-        detail = f"default {_shown(default)}: {variable.meaning}"
-        return Check("variables", variable.name, "skipped", detail)
-    text = environ[source].strip()
-    try:
-        value = variable.parse(text)
-        if isinstance(value, Redaction):
-            value.resolve()
-    except ValueError as error:
-        return Check("variables", source, "wrong", f"{text!r} cannot be used: {error}")
-    told = f"from {source}" if source != variable.name else "from the environment"
-    detail = f"{_shown(value)}, {told}: {variable.meaning}"
-    return Check("variables", variable.name, "ok", detail)
-
-
-def _shown(value: Any) -> str:
-    """A value as the environment spells it."""
-    return str(value).lower() if value is None or isinstance(value, bool) else str(value)
-
-
-def masked(name: str, text: str) -> str:
-    """A value that may be shown: a secret's last characters, a URL with neither user nor query."""
-    if any(part in name for part in _SECRET):
-        return f"****{text[-4:]}" if len(text) > 16 else "****"
-    try:
-        split = urlsplit(text)
-    except ValueError:
-        return "no URL"
-    if split.scheme and ("@" in split.netloc or split.query):
-        *credentials, host = split.netloc.rsplit("@", 1)
-        netloc = f"****@{host}" if credentials else host
-        return urlunsplit(split._replace(netloc=netloc, query=split.query and "****"))
-    return text
 
 
 def _anthropic() -> Iterator[Check]:
@@ -335,24 +218,3 @@ def _unmet(requirements: Iterable[str]) -> Iterator[Check]:
         ):
             detail = f"{version or 'not installed'}, but {requirement} is needed"
             yield Check("versions", requirement.name, "failed", detail)
-
-
-def print_checks(console: Console, checks: list[Check]) -> None:
-    """The checks by group, each with its severity."""
-    groups: dict[str, list[Check]] = {}
-    for check in checks:
-        groups.setdefault(check.group, []).append(check)
-    for group, members in groups.items():
-        table = Table(title=group, title_justify="left", show_header=False, box=None)
-        table.add_column()
-        table.add_column(overflow="fold", max_width=40)
-        table.add_column(overflow="fold")
-        for check in members:
-            severity = Text(check.severity, style=_COLOURS[check.severity])
-            table.add_row(severity, check.name, Text(check.detail))
-        console.print(table)
-
-
-def status_of(checks: list[Check]) -> int:
-    """The exit status: that of the worst."""
-    return max(STATUS[check.severity] for check in checks)

@@ -190,16 +190,17 @@ def _remain(left: LeftBehind) -> Iterator[str]:
 @guarded_command
 def doctor(as_json: bool) -> None:
     """Tell what is configured, what answers and what is missing; exit with 1 or 2 for faults."""
-    from otel_bridge.cli import doctor as examining  # noqa: PLC0415 - for this alone
+    from otel_bridge.cli.checks import print_checks, status_of  # noqa: PLC0415 - for this alone
+    from otel_bridge.cli.doctor import examine  # noqa: PLC0415
 
     logging.disable(logging.WARNING)
-    checks = examining.examine()
-    status = examining.status_of(checks)
+    checks = examine()
+    status = status_of(checks)
     if as_json:
         told = [check.to_dict() for check in checks]
         click.echo(orjson.dumps({"status": status, "checks": told}))
     else:
-        examining.print_checks(Console(), checks)
+        print_checks(Console(), checks)
     leave(status)
 
 

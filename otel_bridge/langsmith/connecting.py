@@ -42,8 +42,14 @@ class Destination:
 def connect(read_seconds: float = 10.0) -> Client:
     """A client from the environment, with no retries and no threads of its own.
 
-    Raises ConfigurationError where the SDK makes none.
+    Raises ConfigurationError where the SDK makes none, or would take the hosted API for one that
+    nobody named: clients do not heed LANGSMITH_RUNS_ENDPOINTS.
     """
+    if os.environ.get("LANGSMITH_RUNS_ENDPOINTS"):
+        raise ConfigurationError(
+            "spans go to one endpoint; set LANGSMITH_ENDPOINT and LANGSMITH_API_KEY, and unset "
+            "LANGSMITH_RUNS_ENDPOINTS"
+        )
     try:
         # The explicit mode beats LANGSMITH_TRACING_MODE=otel, which would make a loop.
         # Retrying is delivery's work: retries beneath it would only hide time and reason.
@@ -54,9 +60,9 @@ def connect(read_seconds: float = 10.0) -> Client:
             timeout_ms=(3_000, int(read_seconds * 1000)),
         )
     except (ls_utils.LangSmithError, ValueError) as error:
-        several = os.environ.get("LANGSMITH_RUNS_ENDPOINTS")
-        remedy = "unset LANGSMITH_RUNS_ENDPOINTS" if several else "check LANGSMITH_ENDPOINT"
-        raise ConfigurationError(f"no client can be made ({error}); {remedy}") from error
+        raise ConfigurationError(
+            f"no client can be made ({error}); check LANGSMITH_ENDPOINT"
+        ) from error
     if not client.api_url.startswith(("http://", "https://")):
         raise ConfigurationError(
             "LANGSMITH_ENDPOINT is no URL; set it to one such as https://api.smith.langchain.com"
