@@ -21,6 +21,7 @@ VERSION = 2
 KEPT_SECONDS = 60 * 86_400
 """The API keeps results for 29 days; older entries can serve nobody."""
 _BUSY_SECONDS = 5.0
+_STILL_BUSY_SECONDS = 0.2
 _PASSING = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 _SCHEMA = f"""
 CREATE TABLE submissions (
@@ -121,14 +122,16 @@ class JournalFile:
         self._owed.clear()
 
     def _open(self, directory: Path) -> sqlite3.Connection:
+        # A lock that was waited for in vain is not waited for anew by each that comes: a call of
+        # a service makes several transactions.
+        patience = _STILL_BUSY_SECONDS if self._warned else _BUSY_SECONDS
         if self._connection is not None:
+            self._connection.execute(f"PRAGMA busy_timeout = {patience * 1000:.0f}")
             return self._connection
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         path = directory / "journal.sqlite3"
         path.touch(mode=0o600)
-        db = sqlite3.connect(
-            path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
-        )
+        db = sqlite3.connect(path, timeout=patience, isolation_level=None, check_same_thread=False)
         try:
             _prepare(db)
         except BaseException:

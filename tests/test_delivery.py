@@ -122,6 +122,15 @@ def test_it_recovers_by_itself(langsmith: LangSmithCapture, connect: Connect) ->
     until(lambda: counts(delivery) == (1, 0, 0), 8)
 
 
+def test_what_comes_later_is_sent_without_a_flush_as_well(
+    langsmith: LangSmithCapture, connect: Connect
+) -> None:
+    delivery = connect()
+    for number in range(3):
+        delivery.submit(post(number))
+        until(lambda number=number: len(langsmith.runs) == number + 1)  # type: ignore[misc]
+
+
 def test_retry_after_is_heeded(langsmith: LangSmithCapture, connect: Connect) -> None:
     langsmith.fail_next("POST", "multipart", status=429, headers={"retry-after": "3"})
     delivery = connect()

@@ -7,6 +7,7 @@ import logging
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -289,3 +290,27 @@ def test_a_lock_that_passes_costs_nothing_that_was_noted(
     assert told.spans
     assert (journal.recall("msgbatch_1") is not None) == opened
     assert len(caplog.records) == 1
+
+
+@pytest.mark.parametrize("opened", [False, True])
+def test_a_lock_is_waited_for_once_not_by_each_transaction(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, opened: bool
+) -> None:
+    """A call in a service makes several transactions, and may be on an event loop."""
+    Journal(tmp_path).tell("msgbatch_1", "spans")
+    journal = Journal(tmp_path)
+    if opened:
+        journal.recall("")
+    monkeypatch.setattr(journal_file, "_BUSY_SECONDS", 0.02)
+    file = tmp_path / "journal.sqlite3"
+    other = sqlite3.connect(file, isolation_level=None, check_same_thread=False)
+    other.execute("BEGIN EXCLUSIVE")
+    journal.tell("msgbatch_2", "spans")
+    monkeypatch.setattr(journal_file, "_BUSY_SECONDS", 60.0)
+    release = threading.Timer(5, other.rollback)
+    release.start()
+    assert journal.recall("msgbatch_1") is None  # who waits for the release knows it
+    release.join()
+    other.close()
+    assert journal.recall("msgbatch_1") is not None
+    assert journal.recall("msgbatch_2") is not None

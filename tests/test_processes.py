@@ -159,3 +159,41 @@ def test_the_command_submits_and_collects_in_two_processes(
 def test_a_handle_that_is_none_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="`id` is missing"):
         BatchHandle.from_dict({"request_count": 3})
+
+
+ZERO_CODE = Path(sys.executable).with_name("opentelemetry-instrument")
+HOLDER = """
+import sys
+import anthropic
+
+results = anthropic.Anthropic().messages.batches.results(sys.argv[1])
+for _ in range(int(sys.argv[2])):
+    print(next(results).custom_id)
+"""
+
+
+@pytest.mark.parametrize("exporters", ["otlp", "otlp,langsmith"])
+@pytest.mark.parametrize("read", [3, 8])
+def test_what_was_given_is_told_though_the_process_ends_with_the_stream_in_its_hands(
+    api: MessageBatchesServer,
+    otlp: OtlpCapture,
+    langsmith: LangSmithCapture,
+    make_requests: Make,
+    environment: dict[str, str],
+    exporters: str,
+    read: int,
+) -> None:
+    batch_id = api.add_batch(make_requests(8), seconds=0)
+    api.end(batch_id)
+    given = subprocess.check_output(
+        [str(ZERO_CODE), sys.executable, "-c", HOLDER, batch_id, str(read)],
+        env=environment
+        | {"OTEL_TRACES_EXPORTER": exporters, "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf"},
+        text=True,
+    ).split()
+    key = "anthropic.message.batch.custom_id"
+    spans = [span.attributes[key] for span in otlp.unique_spans() if key in span.attributes]
+    assert len(given) == read
+    assert sorted(spans) == sorted(given)
+    assert sum(run["run_type"] == "llm" for run in langsmith.runs.values()) == read
+    assert otlp.metric_sum("anthropic.message.batch.requests") == (8 if read == 8 else 0)

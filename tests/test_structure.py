@@ -1,6 +1,7 @@
 """The house: who may import whom, and what is public."""
 
 import ast
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -97,3 +98,35 @@ def test_a_process_without_the_anthropic_sdk_pays_for_no_sdk() -> None:
     )
     loaded = subprocess.check_output([sys.executable, "-c", code], text=True).split()
     assert {"anthropic", "langsmith", "genai_prices", "opentelemetry.sdk"}.isdisjoint(loaded)
+
+
+WATCHED = """
+from opentelemetry import propagate, trace
+from opentelemetry.sdk.trace import TracerProvider
+import otel_bridge
+
+trace.set_tracer_provider(TracerProvider())
+otel_bridge.instrument()
+otel_bridge.BatchExecutor()
+propagate.inject({})
+import sys; print(*sys.modules)
+"""
+
+
+def test_without_the_mirror_a_process_does_not_pay_for_langsmith() -> None:
+    # Nor may a propagator load what asks for propagators, as logfire's plugin for pydantic does:
+    # that is a warning, and an error here.
+    loaded = subprocess.check_output(
+        [sys.executable, "-W", "error", "-c", WATCHED],
+        env={
+            "PATH": os.environ["PATH"],
+            "ANTHROPIC_API_KEY": "test",
+            "OTEL_PROPAGATORS": "tracecontext,baggage,langsmith",
+            "OTEL_PYTHON_CONTEXT": "langsmith",
+            "LANGSMITH_TRACING": "false",
+            "OTEL_BRIDGE_STATE_DIR": os.devnull,
+        },
+        text=True,
+    ).split()
+    assert "otel_bridge.instrumentation.watch" in loaded
+    assert {"langsmith", "otel_bridge.langsmith.delivery"}.isdisjoint(loaded)

@@ -24,7 +24,6 @@ from otel_bridge.batches.submitting import submit
 from otel_bridge.batches.waiting import wait
 from otel_bridge.config import Settings
 from otel_bridge.errors import BatchError, PartialSubmissionError
-from otel_bridge.langsmith import mirror
 from otel_bridge.telemetry import (
     Attempt,
     BatchFacts,
@@ -207,6 +206,10 @@ class ExecutorBase:
 
     def _mirror(self) -> LangSmithSpanProcessor | None:
         """The provider's mirror: a service may set its provider after this was made."""
+        if not self.settings.langsmith_tracing:
+            return None
+        from otel_bridge.langsmith import mirror  # noqa: PLC0415 - only where it is wanted
+
         return mirror(self.recorder.provider, self.settings, self._meter_provider)
 
     def _progress(self, facts: BatchFacts) -> Flow[None]:

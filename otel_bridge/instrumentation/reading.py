@@ -29,25 +29,33 @@ class Reading(Guarded):
         self._watch = watch
         self._watched = watched
         self._pass = Pass(tally)
+        self._given: list[bytes] = []
+
+    def leave(self) -> None:
+        """Nobody will read on: what was given is recorded."""
+        if self._given:
+            self.close(self._taken(), whole=False)
+
+    def _taken(self) -> list[bytes]:
+        lines, self._given = self._given, []
+        return lines
 
     def tee(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
         """The same chunks; each is given before it is recorded, which may take time."""
         self._watched.reads += 1
         whole, pieces = False, _Pieces()
-        waiting: list[bytes] = []
         try:
             for chunk in chunks:
                 if b"\n" in chunk:
-                    waiting = pieces.lines(chunk)
+                    self._given += pieces.lines(chunk)
                 else:
                     pieces.append(chunk)
                 yield chunk
-                if waiting:
-                    lines, waiting = waiting, []
-                    self.take(lines)
+                if self._given:
+                    self.take(self._taken())
             whole = True
         finally:
-            self.close(waiting + (pieces.lines(b"\n") if whole else []), whole=whole)
+            self.close(self._taken() + (pieces.lines(b"\n") if whole else []), whole=whole)
 
     async def tee_async(self, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         """The same chunks; lines are recorded on a thread, some at a time.
@@ -56,20 +64,19 @@ class Reading(Guarded):
         """
         self._watched.reads += 1
         whole, pieces = False, _Pieces()
-        waiting: list[bytes] = []
         try:
             async for chunk in chunks:
                 if b"\n" in chunk:
-                    waiting += pieces.lines(chunk)
+                    self._given += pieces.lines(chunk)
                 else:
                     pieces.append(chunk)
                 yield chunk
-                if len(waiting) >= _LINES_PER_HOP or sum(map(len, waiting)) > _BYTES_PER_HOP:
-                    lines, waiting = waiting, []
-                    await to_thread.run_sync(self.take, lines)
+                given = self._given
+                if len(given) >= _LINES_PER_HOP or sum(map(len, given)) > _BYTES_PER_HOP:
+                    await to_thread.run_sync(self.take, self._taken())
             whole = True
         finally:
-            lines = waiting + (pieces.lines(b"\n") if whole else [])
+            lines = self._taken() + (pieces.lines(b"\n") if whole else [])
             with anyio.CancelScope(shield=True):
                 with contextlib.suppress(Exception):
                     await _close_async(chunks)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import threading
+import weakref
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -52,10 +54,13 @@ class Watch:
         self._requests = 0
         self.after_fork()
         renew_after_fork(self)
+        # On its own, for it has to come before the provider's, which is older, shuts that down.
+        atexit.register(_leave, weakref.ref(self))
 
     def after_fork(self) -> None:
         """A lock that a thread held while its process forked would be held for ever."""
         self._lock = threading.RLock()
+        self._readings: weakref.WeakSet[Reading] = weakref.WeakSet()
         for watched in self._batches.values():
             watched.lock = threading.RLock()
 
@@ -109,7 +114,14 @@ class Watch:
                 self._begin_elsewhere(watched, watched.facts)
             if watched.tally is None:
                 watched.tally = self._tally(watched)
-            return Reading(self, watched, watched.tally)
+            reading = Reading(self, watched, watched.tally)
+            self._readings.add(reading)
+            return reading
+
+    def leave(self) -> None:
+        """The process ends: streams that are still held are read no further."""
+        for reading in list(self._readings):
+            reading.leave()
 
     def read(self, watched: Watched, duplicates: int, *, whole: bool) -> None:
         """A pass through the results is over: the batch ends with the last result there is.
@@ -182,3 +194,9 @@ class Watch:
     def _let_go(self, watched: Watched) -> None:
         self._requests -= len(watched.params)
         watched.params = {}
+
+
+def _leave(watch: weakref.ref[Watch]) -> None:
+    known = watch()
+    if known is not None:
+        known.leave()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -9,8 +10,6 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
-
-from langsmith import get_current_run_tree, get_tracing_context
 
 from otel_bridge.process import renew_after_fork
 
@@ -58,6 +57,10 @@ class RunContext:
 
 def traceable_parent() -> RunContext | None:
     """The `@traceable` run that is active here, copied since its holder keeps a weak reference."""
+    if "langsmith.run_trees" not in sys.modules:
+        return None  # nobody has a run, and loading the SDK takes a quarter of a second
+    from langsmith import get_current_run_tree, get_tracing_context  # noqa: PLC0415
+
     tree = get_current_run_tree()
     if tree is None or not tree.dotted_order:
         return None

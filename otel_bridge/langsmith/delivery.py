@@ -145,7 +145,7 @@ class Delivery:
                 self._spill()
                 return
             self._start()
-            if len(self._queue) >= _RUNS_PER_BODY:
+            if len(self._queue) in (1, _RUNS_PER_BODY):  # to begin gathering, or to end it
                 self._wake.notify_all()
 
     @property
@@ -274,8 +274,8 @@ class Delivery:
             elif self._queue and (full or gathered or self._flushes):
                 return self._take()
             else:
-                self._wake.wait(_GATHER_SECONDS if self._queue else _IDLE_SECONDS)
                 gathered = bool(self._queue)
+                self._wake.wait(_GATHER_SECONDS if gathered else _IDLE_SECONDS)
         return None
 
     def _take(self) -> tuple[list[Operation], str]:

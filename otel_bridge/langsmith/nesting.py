@@ -9,7 +9,6 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from langsmith import RunTree, get_tracing_context, tracing_context
 from opentelemetry import trace
 
 from otel_bridge.langsmith.context import RunContext, ancestry, nearest, traceable_parent
@@ -58,6 +57,8 @@ def _run_below(context: Context | None) -> RunContext | None:
 
 @contextlib.contextmanager
 def _below(run: RunContext) -> Iterator[None]:
+    from langsmith import RunTree, get_tracing_context, tracing_context  # noqa: PLC0415 - if needed
+
     headers: dict[str | bytes, str | bytes] = {"langsmith-trace": run.dotted_order}
     if run.project:
         headers["baggage"] = f"langsmith-project={quote(run.project)}"
