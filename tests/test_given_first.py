@@ -70,19 +70,30 @@ def test_other_code_has_its_results_before_they_are_recorded(
     assert [given for given, _ in witness.at_span_end] == [1, 2, 3, 4, 5]
 
 
-def test_results_that_were_given_and_left_unrecorded_are_recorded_by_the_next_reading(
+def test_results_of_a_reading_that_is_left_are_recorded_and_the_next_completes_the_batch(
     service: Any, make_requests: Make
 ) -> None:
     executor = service.executor()
     (handle,) = executor.submit(make_requests(5))
     assert len(list(itertools.islice(executor.collect(handle), 3))) == 3
     service.flush()
-    assert service.otlp.spans == []
+    assert [span.name[:4] for span in service.otlp.spans] == ["chat"] * 5
     assert len(list(executor.collect(handle))) == 5
     service.flush()
-    assert len(service.otlp.spans) == 6
+    assert len(service.otlp.unique_spans()) == len(service.otlp.spans) == 6
     told = service.otlp.metric_sum("gen_ai.client.inference.usage.output_tokens")
     assert told == service.api.truth(handle.id)["output_tokens"]
+
+
+async def test_so_are_those_of_an_async_reading(service: Any, make_requests: Make) -> None:
+    executor = service.async_executor()
+    (handle,) = await executor.submit(make_requests(5))
+    reading = executor.collect(handle)
+    await anext(reading)
+    await reading.aclose()
+    await executor.api._polling.close()
+    service.flush()
+    assert [span.name[:4] for span in service.otlp.spans] == ["chat"] * 5
 
 
 @pytest.mark.parametrize("to_stdout", [False, True])

@@ -120,6 +120,7 @@ def read_all(
             logger.warning("Reading results broke off (%s)", type(error).__name__)
         finally:
             yield partial(api.close, lines)
+            yield lambda: api.aside(collector.record)  # the last ones, where the reader goes away
         if collector.complete:
             return
 
