@@ -160,14 +160,25 @@ def test_every_backend_behind_the_collectors_has_the_figures_that_route_direct_h
     assert stamped == {"langsmith.span.id"}, "the rest is LangSmith's alone"
 
 
-def test_what_services_send_to_langsmith_themselves_is_not_sent_again(
-    service: Any, tempo: OtlpCapture, collected: LangSmithCapture, make_requests: Make
+def test_what_services_send_to_langsmith_themselves_is_not_sent_again_yet_linked(
+    service: Any,
+    tempo: OtlpCapture,
+    collected: LangSmithCapture,
+    langsmith: LangSmithCapture,
+    make_requests: Make,
 ) -> None:
     (handle,) = service.executor().submit(make_requests(20))
     list(service.executor().collect(handle))
     service.flush()
     eventually(lambda: len(chats(tempo)) == 20, "all spans reach Tempo")
     assert collected.requests == []
+    linked = {
+        span.attributes["langsmith.span.id"]
+        for span in tempo.unique_spans()
+        if semconv.GEN_AI_OPERATION_NAME in span.attributes
+    }
+    assert len(linked) == 21
+    assert linked == langsmith.runs.keys()
 
 
 def told(server: OtlpCapture | LangSmithCapture) -> bytes:
