@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import signal
 import subprocess
@@ -65,6 +66,14 @@ def test_the_demo_goes_to_a_real_endpoint_as_well(bridge: Any, otlp: OtlpCapture
     assert tokens == figures["output tokens"]
     assert {request.headers.get("x-tenant") for request in otlp.requests} == {"demo"}
     assert told["backends"][f"otlp at {otlp.url}"]["sent"] == len(otlp.unique_spans())
+
+
+def test_no_export_of_the_demo_takes_its_exemplars_away(bridge: Any, otlp: OtlpCapture) -> None:
+    assert bridge("demo", "--otlp", "--seconds", "3").returncode == 0
+    exports = [request.body for request in otlp.requests if "metrics" in request.path]
+    exports = [gzip.decompress(body) if body[:2] == b"\x1f\x8b" else body for body in exports]
+    told = [b"gen_ai.usage.cost" in body for body in exports]
+    assert told in ([True], [False, True])
 
 
 def test_the_demo_says_what_a_real_endpoint_did_not_take(bridge: Any, otlp: OtlpCapture) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 from opentelemetry.trace import StatusCode
 from programs import Collector, ask_otelcol, eventually, needs_otelcol
@@ -160,14 +161,25 @@ def test_every_backend_behind_the_collectors_has_the_figures_that_route_direct_h
     assert stamped == {"langsmith.span.id"}, "the rest is LangSmith's alone"
 
 
-def test_what_services_send_to_langsmith_themselves_is_not_sent_again(
-    service: Any, tempo: OtlpCapture, collected: LangSmithCapture, make_requests: Make
+def test_what_services_send_to_langsmith_themselves_is_not_sent_again_yet_linked(
+    service: Any,
+    tempo: OtlpCapture,
+    collected: LangSmithCapture,
+    langsmith: LangSmithCapture,
+    make_requests: Make,
 ) -> None:
     (handle,) = service.executor().submit(make_requests(20))
     list(service.executor().collect(handle))
     service.flush()
     eventually(lambda: len(chats(tempo)) == 20, "all spans reach Tempo")
     assert collected.requests == []
+    linked = {
+        span.attributes["langsmith.span.id"]
+        for span in tempo.unique_spans()
+        if semconv.GEN_AI_OPERATION_NAME in span.attributes
+    }
+    assert len(linked) == 21
+    assert linked == langsmith.runs.keys()
 
 
 def told(server: OtlpCapture | LangSmithCapture) -> bytes:
@@ -288,6 +300,28 @@ def test_of_genai_spans_stays_what_the_mirror_takes_for_no_content(
     (message, exception) = kept.events
     assert message[2] == {"role": "plain"}
     assert exception[2]["exception.type"] == "ValueError"
+
+
+@pytest.mark.parametrize(
+    "content", [{"OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT": "SPAN_ONLY"}]
+)
+def test_long_prompts_pass_agent_and_gateway(otlp: Collector, tempo: OtlpCapture) -> None:
+    def chat(number: int, size: int) -> dict[str, Any]:
+        prompt = {"key": "gen_ai.input.messages", "value": {"stringValue": "x" * size}}
+        operation = {"key": "gen_ai.operation.name", "value": {"stringValue": "chat"}}
+        return {
+            "traceId": f"{1:032x}",
+            "spanId": f"{number:016x}",
+            "name": "chat",
+            "startTimeUnixNano": "1",
+            "endTimeUnixNano": "2",
+            "attributes": [operation, prompt],
+        }
+
+    spans = [chat(1, 12_000_000), *(chat(number, 60_000) for number in range(2, 513))]
+    sent = {"resourceSpans": [{"scopeSpans": [{"spans": spans}]}]}
+    assert httpx2.post(f"{otlp.url}/v1/traces", json=sent, timeout=60).status_code == 200
+    eventually(lambda: len(chats(tempo)) == 512, "all spans reach Tempo")
 
 
 def test_a_gateway_that_is_killed_loses_nothing(

@@ -48,6 +48,14 @@ def test_services_of_compose_find_each_other() -> None:
     assert hosts >= {"tempo", "prometheus", "collector"}
 
 
+def test_prometheus_takes_what_writers_push() -> None:
+    """Prometheus answers 404 without the receiver, and 400 to a message with one old sample."""
+    compose = load("compose.yaml")
+    assert "--web.enable-otlp-receiver" in compose["services"]["prometheus"]["command"]
+    window = load("prometheus/prometheus.yaml")["storage"]["tsdb"]["out_of_order_time_window"]
+    assert window == "1h"
+
+
 def test_dashboards_use_the_datasources_that_are_provisioned() -> None:
     provisioned = {
         each["uid"]: each["type"]

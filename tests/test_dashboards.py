@@ -176,11 +176,9 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seen]:
             "PATH": os.environ["PATH"],
             "HOME": str(folder),
             "OTEL_EXPORTER_OTLP_ENDPOINT": gateway.url,
-            # An export carries the exemplars since the one before: none may fall beside the last.
-            "OTEL_METRIC_EXPORT_INTERVAL": "5000",
         }
         ran = subprocess.run(
-            [sys.executable, "-m", "otel_bridge.cli", "demo", "--otlp", "--json", "--seconds", "7"],
+            [sys.executable, "-m", "otel_bridge.cli", "demo", "--otlp", "--json", "--seconds", "6"],
             env=environment,
             capture_output=True,
             text=True,
@@ -194,7 +192,7 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seen]:
         eventually(lambda: known.ask("gen_ai_usage_cost_USD_sum"), "Prometheus has the cost")
         # Rates of the collector's counters want two scrapes and more.
         eventually(
-            lambda: known.ask("rate(otelcol_exporter_sent_spans_total[5m])"), "and the collector's"
+            lambda: known.ask("rate(otelcol_receiver_refused_spans_total[5m])"), "and of its rates"
         )
         eventually(
             lambda: known.ask("otelcol_exporter_send_failed_spans_total"), "what is given up shows"
@@ -261,6 +259,18 @@ def test_the_figures_of_the_dashboards_are_the_apis(seen: Seen) -> None:
 
 @needs_otelcol
 @needs_prometheus
+def test_the_first_spans_that_a_collector_sends_are_seen(seen: Seen) -> None:
+    sent = filled(exprs("otel-bridge-health")["Collector sends"])
+
+    def told() -> bool:
+        found = {each["metric"]["exporter"]: each["values"][-1][1] for each in seen.ask(sent)}
+        return found.get("otlp_http/tempo") == str(len(seen.spans))
+
+    eventually(told, "as many as Tempo has")
+
+
+@needs_otelcol
+@needs_prometheus
 def test_a_figure_per_request_is_not_there_while_nothing_ends(seen: Seen) -> None:
     shown = exprs("otel-bridge-batches") | exprs("otel-bridge-cost")
     for title in ("Requests that failed", "Per 1,000 requests", "Cache hits"):
@@ -287,12 +297,13 @@ def test_exemplars_lead_to_the_batchs_trace(seen: Seen) -> None:
 @needs_prometheus
 def test_searches_in_tempo_name_attributes_that_spans_have(seen: Seen) -> None:
     known = {name for span in seen.spans for name in span.attributes} | {"langsmith.span.id"}
-    queries = [
-        target["query"]
+    searches = [
+        target
         for each in panels()
         for target in each.values[0]["targets"]
         if target.get("queryType") == "traceql"
     ]
-    assert queries
-    for query in queries:
-        assert set(re.findall(r"span\.([\w.]+)", query)) <= known
+    assert searches
+    for search in searches:
+        assert set(re.findall(r"span\.([\w.]+)", search["query"])) <= known
+        assert search["spss"] == 100, "Grafana asks for 3 spans of a trace, Tempo gives up to 100"

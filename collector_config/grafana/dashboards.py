@@ -155,13 +155,14 @@ def bars(
 
 
 def traces(title: str, description: str, query: str, *overrides: Json) -> Json:
-    """Spans that Tempo finds, each a link to its trace."""
+    """Spans that Tempo finds, each a link to its trace; of one trace as many as Tempo allows."""
     found = {
         "datasource": TEMPO,
         "queryType": "traceql",
         "query": query,
         "tableType": "spans",
         "limit": 100,
+        "spss": 100,
     }
     empty = "No trace in this time; Tempo finds spans by their own time, when their batch ran"
     return panel("table", title, description, "none", empty, [found], width=24, overrides=overrides)
@@ -349,7 +350,8 @@ def batches() -> Json:
         ),
         traces(
             "Batches",
-            "Batch spans in Tempo; the trace id leads to the trace.",
+            "Batch spans in Tempo; the span id leads to the trace, langsmith.span.id to the run, "
+            "if the service sends LangSmith runs.",
             '{ span.gen_ai.operation.name = "batch" } | select(span.anthropic.message.batch.id, '
             "span.anthropic.message.batch.request_count, "
             "span.anthropic.message.batch.succeeded_count, span.anthropic.message.batch.cost, "
@@ -358,8 +360,8 @@ def batches() -> Json:
         ),
         traces(
             "Failed requests",
-            "Request spans in Tempo that did not succeed; langsmith.span.id leads to the run in "
-            "LangSmith where services send by way of the collector.",
+            "Request spans in Tempo that did not succeed, up to 100 of a trace; the span id leads "
+            "to the trace, langsmith.span.id to the run, if the service sends LangSmith runs.",
             '{ span.gen_ai.operation.name = "chat" && status = error } | '
             "select(span.anthropic.message.batch.custom_id, span.error.type, "
             "span.gen_ai.request.model, span.langsmith.span.id)",
@@ -589,12 +591,11 @@ def health() -> Json:
         ),
         graph(
             "Collector sends",
-            "Spans a second that each exporter sent.",
+            "Spans that each exporter sent within the last hour.",
             "short",
             collector,
             target(
-                "sum by (exporter) (rate(otelcol_exporter_sent_spans_total[$__rate_interval]))",
-                "{{exporter}}",
+                grown("otelcol_exporter_sent_spans_total", "", "exporter", HOUR), "{{exporter}}"
             ),
         ),
         graph(

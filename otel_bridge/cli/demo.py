@@ -90,6 +90,10 @@ def run_demo(count: int, seconds: float, *, as_json: bool, otlp: bool) -> bool:
         tempfile.TemporaryDirectory() as state_dir,
     ):
         _point_environment_at(api.url, captured.url, langsmith.url, state_dir)
+        # An exemplar is exported once, and the export after it takes it from whoever scrapes later:
+        # hence one export while the batch runs, and none between its being read and the last.
+        interval = min(0.9 * seconds, 60) if seconds >= 3 else 60
+        os.environ.setdefault(OTEL_METRIC_EXPORT_INTERVAL, str(round(1000 * interval)))
         settings = Settings.from_env(strict=True)
         telemetry = Telemetry(settings).set_up()
         if endpoint:
@@ -155,7 +159,6 @@ def _point_environment_at(api: str, otlp: str, langsmith: str, state_dir: str) -
         foreign = name.startswith(("OTEL_", "LANGSMITH_", "LANGCHAIN_"))
         if (ours or foreign) and name not in _KEPT:
             del os.environ[name]
-    os.environ.setdefault(OTEL_METRIC_EXPORT_INTERVAL, "1000")
     os.environ |= {
         "ANTHROPIC_API_KEY": "demo",
         "ANTHROPIC_BASE_URL": api,
