@@ -4,22 +4,46 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from otel_bridge.simulator import LangSmithCapture, MessageBatchesServer, OtlpCapture
-from otel_bridge.simulator.answers import result_of
+from otel_bridge.simulator.answers import ending
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "relevance.py"
-FAILING = {"relevance-13": "a-refusal", "relevance-37": "an-expired-one"}
+FAILING = {"relevance-13": "refusal", "relevance-37": "expired"}
 
 
-def two_fail(request: Mapping[str, Any], _: dict[str, Any]) -> dict[str, Any]:
-    custom_id = request["custom_id"]
-    return result_of(FAILING.get(custom_id, f"ok-{custom_id}"), request["params"], 0)
+def test_one_command_runs_it_against_the_simulator() -> None:
+    ends = [word for each in FAILING.items() for word in ("--end", "=".join(each))]
+    ran = subprocess.run(
+        [sys.executable, "-m", "otel_bridge.simulator", *ends, sys.executable, str(EXAMPLE)],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert "98 of 100 papers scored" in ran.stdout
+    assert "API answered: succeeded 99, expired 1" in ran.stderr
+    assert "OTLP received: spans 103" in ran.stderr
+    assert "LangSmith received: runs 104" in ran.stderr
+
+
+@pytest.mark.parametrize("end", ["relevance-13", "=refusal", "relevance-13=gone"])
+def test_an_end_that_there_is_not_is_refused(end: str) -> None:
+    ran = subprocess.run(
+        [sys.executable, "-m", "otel_bridge.simulator", "--end", end, "true"],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert ran.returncode == 2
+    assert f"argument --end: {end!r} is no CUSTOM_ID=HOW" in ran.stderr
 
 
 def test_the_workflow_shows_whole_in_both_backends(
@@ -29,7 +53,7 @@ def test_the_workflow_shows_whole_in_both_backends(
     langsmith: LangSmithCapture,
     cost_of: Callable[[dict[str, Any]], float],
 ) -> None:
-    api._responder = two_fail
+    api._responder = ending(FAILING)
     ran = subprocess.run(
         [sys.executable, str(EXAMPLE)],
         env=bridge.environment

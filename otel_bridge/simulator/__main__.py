@@ -16,13 +16,16 @@ import threading
 from collections.abc import Mapping
 
 from otel_bridge.simulator import LangSmithCapture, MessageBatchesServer, OtlpCapture
-from otel_bridge.simulator.answers import truth_of
+from otel_bridge.simulator.answers import ENDS, ending, truth_of
 
 
-def main(command: list[str]) -> int:
-    """Run `command` with the simulator's variables in its environment; its exit status."""
+def main(command: list[str], ends: Mapping[str, str]) -> int:
+    """Run `command` with the simulator's variables in its environment; its exit status.
+
+    Where `ends` tells how requests end, by custom id, all others succeed.
+    """
     with (
-        MessageBatchesServer(batch_seconds=2.0) as api,
+        MessageBatchesServer(batch_seconds=2.0, responder=ending(ends) if ends else None) as api,
         OtlpCapture() as otlp,
         LangSmithCapture() as langsmith,
         tempfile.TemporaryDirectory() as state_dir,
@@ -82,7 +85,23 @@ def _say(who: str, figures: Mapping[str, float]) -> None:
     print(f"{who}: {told or 'nothing'}", file=sys.stderr)  # noqa: T201
 
 
+def _end(text: str) -> tuple[str, str]:
+    custom_id, _, how = text.rpartition("=")
+    if not custom_id or how not in ENDS:
+        raise argparse.ArgumentTypeError(f"{text!r} is no CUSTOM_ID=HOW with one of these")
+    return custom_id, how
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m otel_bridge.simulator", description=__doc__)
+    parser.add_argument(
+        "--end",
+        action="append",
+        default=[],
+        type=_end,
+        metavar="CUSTOM_ID=HOW",
+        help=f"how that request ends ({', '.join(ENDS)}); all others succeed then. May be repeated",
+    )
     parser.add_argument("command", nargs=argparse.REMAINDER, help="and its arguments")
-    sys.exit(main(parser.parse_args().command))
+    given = parser.parse_args()
+    sys.exit(main(given.command, dict(given.end)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from otel_bridge.simulator import structured
@@ -31,6 +31,10 @@ _ERRORS = (
     ("api_error", "Internal server error"),
 )
 REQUIRED = ("model", "max_tokens", "messages")
+ENDS = tuple(_MARKERS)
+"""What a word of a custom id may ask for."""
+Responder = Callable[[Mapping[str, Any], dict[str, Any]], dict[str, Any]]
+"""Has a request and the result that it would have; returns the result that it gets."""
 
 
 def result_of(custom_id: str, params: Mapping[str, Any], seed: int) -> dict[str, Any]:
@@ -54,6 +58,16 @@ def result_of(custom_id: str, params: Mapping[str, Any], seed: int) -> dict[str,
     if outcome == "errored":
         return _errored(*dice.choice(_ERRORS), dice)
     return {"type": outcome}
+
+
+def ending(ends: Mapping[str, str], seed: int = 0) -> Responder:
+    """A responder by which requests end as `ends` says by custom id (see ENDS), all others well."""
+
+    def respond(request: Mapping[str, Any], _: dict[str, Any]) -> dict[str, Any]:
+        custom_id = request["custom_id"]
+        return result_of(f"{ends.get(custom_id, 'ok')}-{custom_id}", request["params"], seed)
+
+    return respond
 
 
 def _errored(kind: str, message: str, dice: random.Random) -> dict[str, Any]:

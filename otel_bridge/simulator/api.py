@@ -6,7 +6,7 @@ Source: https://docs.anthropic.com/en/api/creating-message-batches and its neigh
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 import orjson
 
 from otel_bridge.simulator import messages
-from otel_bridge.simulator.answers import OUTCOMES, result_of, truth_of
+from otel_bridge.simulator.answers import OUTCOMES, Responder, result_of, truth_of
 from otel_bridge.simulator.checks import (
     MAX_BYTES,
     RefusedError,
@@ -29,8 +29,6 @@ PATH = "/v1/messages/batches"
 _LIFE = timedelta(hours=24)
 _CANCELING = timedelta(seconds=0.2)
 _LINES_PER_CHUNK = 200
-
-Responder = Callable[[Mapping[str, Any], dict[str, Any]], dict[str, Any]]
 
 
 @dataclass(slots=True)
