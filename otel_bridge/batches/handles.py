@@ -8,10 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from otel_bridge import carrier as carriers
-from otel_bridge.batches.collecting import belongs
 from otel_bridge.batches.flows import Flow
 from otel_bridge.batches.handle import BatchHandle
-from otel_bridge.batches.reconciling import known_here
+from otel_bridge.batches.reconciling import belongs, known_here
 from otel_bridge.batches.requests import Request, models_of
 from otel_bridge.errors import SubmissionAmbiguousError
 from otel_bridge.telemetry import Attempt, BatchFacts

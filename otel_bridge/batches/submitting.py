@@ -16,7 +16,7 @@ import anthropic
 from otel_bridge import content
 from otel_bridge.batches.faults import describe, misconfigured, refused, unreached
 from otel_bridge.batches.flows import Flow
-from otel_bridge.batches.reconciling import Found, follow_up, known_here, reconcile
+from otel_bridge.batches.reconciling import Found, created_earlier, known_here, reconcile
 from otel_bridge.batches.requests import Request, models_of
 from otel_bridge.errors import BatchError, PartialSubmissionError, SubmissionAmbiguousError
 from otel_bridge.journal import Journal, Part, Submission
@@ -73,7 +73,7 @@ def submit(
         for part in plan:
             found = None
             if part.known is not None:
-                found = yield from follow_up(api, journal, part.known, part.requests)
+                found = yield from created_earlier(api, journal, part.known, part.requests)
             if found is None:
                 found = yield from _create(api, journal, plan, part)
             if not found.adopted:
