@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import tempfile
 from collections import Counter
@@ -26,7 +25,7 @@ from otel_bridge import semconv
 from otel_bridge.batches import BatchExecutor
 from otel_bridge.cli import render
 from otel_bridge.cli.figures import compare, table_of
-from otel_bridge.cli.telemetry import Telemetry
+from otel_bridge.cli.telemetry import Complaints, Telemetry
 from otel_bridge.config import VARIABLES, Settings
 from otel_bridge.errors import ConfigurationError
 from otel_bridge.simulator import LangSmithCapture, MessageBatchesServer, OtlpCapture
@@ -110,9 +109,7 @@ def _answering_endpoint() -> str:
         raise ConfigurationError(
             f"{OTEL_EXPORTER_OTLP_ENDPOINT}={named!r} cannot be used: give a URL of OTLP over HTTP"
         )
-    logger = logging.getLogger("opentelemetry")
-    logger.addHandler(logging.NullHandler())
-    logger.propagate = False
+    Complaints("opentelemetry")  # the error says it
     exporter = OTLPSpanExporter(f"{endpoint}/v1/traces", timeout=3)
     if exporter.export([]) is not SpanExportResult.SUCCESS:
         raise ConfigurationError(

@@ -6,7 +6,7 @@ import logging
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry import metrics, trace
@@ -227,21 +227,8 @@ class Telemetry:
             report.reason = reason if report.refused or report.metrics_lost else None
         delivery = self.langsmith.delivery if self.langsmith is not None else None
         if delivery is not None:
-            runs = delivery.report
-            found.append(
-                BackendReport(
-                    "LangSmith",
-                    delivery.endpoint,
-                    "run updates",
-                    runs.sent,
-                    runs.held_back,
-                    runs.refused,
-                    runs.dropped,
-                    runs.spooled,
-                    runs.set_apart,
-                    runs.reason,
-                )
-            )
+            fates = asdict(delivery.report)
+            found.append(BackendReport("LangSmith", delivery.endpoint, "run updates", **fates))
         return found
 
 
