@@ -42,7 +42,7 @@ def wait(
     known = handle.recording is not None or handle.adopted
     if handle.recording is not None:
         told = handle.recording.facts
-        handle.recording.update(told)
+        handle.recording.update(told)  # no news, but somebody waits from here on
         age = (datetime.now(UTC) - told.created_at).total_seconds()
         if told.status != "ended" and 0 <= age < pause:
             yield lambda: api.sleep(pause - age)
