@@ -160,7 +160,7 @@ class Journal:
     def reopen(self, intent: int | None) -> None:
         """Note that an intent's batch cannot serve it; what was told of that batch stays known."""
 
-        def part(db: sqlite3.Connection) -> None:
+        def write(db: sqlite3.Connection) -> None:
             told = db.execute(
                 f"SELECT {_OF_BATCH} FROM submissions WHERE intent = ?"  # noqa: S608
                 " AND (counted OR spans OR runs OR totals IS NOT NULL)",
@@ -175,7 +175,7 @@ class Journal:
                 places = ", ".join("?" * len(told))
                 db.execute(f"INSERT INTO submissions ({_OF_BATCH}) VALUES ({places})", told)  # noqa: S608
 
-        self._file.note(part)
+        self._file.note(write)
 
     def drop(self, intents: Iterable[int | None]) -> None:
         """Note that intents came to nothing."""

@@ -49,14 +49,23 @@ class BoundedFlush:
         self._failed = False
 
     def __call__(self, seconds: float) -> bool:
-        """Whether it came back in time, and raised nothing; that proves no delivery."""
-        if not hasattr(self._provider, "force_flush"):
-            return True
-        if self._thread is None or not self._thread.is_alive():
+        """Begin, and `wait`."""
+        self.begin()
+        return self.wait(seconds)
+
+    def begin(self) -> None:
+        """Have the provider flush, unless it is still at it or cannot."""
+        busy = self._thread is not None and self._thread.is_alive()
+        if not busy and hasattr(self._provider, "force_flush"):
             self._thread = threading.Thread(
                 target=self._flush, name="otel-bridge-flush", daemon=True
             )
             self._thread.start()
+
+    def wait(self, seconds: float) -> bool:
+        """Whether it came back in time, and raised nothing; that proves no delivery."""
+        if self._thread is None:
+            return True
         self._thread.join(max(seconds, 0.0))
         return not self._thread.is_alive() and not self._failed
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 
 from otel_bridge import BatchResult, semconv
-from otel_bridge.telemetry import OUTCOMES, UNKNOWN, Pass, Tally
+from otel_bridge.telemetry import OUTCOMES, UNKNOWN, Lines, Pass, Tally
 from otel_bridge.telemetry.batch import Outcome
 
 Make = Callable[[int], list[dict[str, Any]]]
@@ -228,3 +228,10 @@ def test_any_json_is_one_outcome(value: Any) -> None:
     again = Pass(tally).take(raw)
     assert again is not None
     assert (again.custom_id, again.before) == (line.custom_id, first.number)
+
+
+@given(st.lists(st.text("ab\n").map(str.encode)))
+def test_lines_are_the_same_however_they_are_cut_into_chunks(chunks: list[bytes]) -> None:
+    lines = Lines()
+    whole = [line for chunk in chunks for line in lines.take(chunk)]
+    assert [*whole, lines.rest()] == b"".join(chunks).split(b"\n")

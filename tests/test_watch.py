@@ -65,9 +65,10 @@ def test_batches_can_be_described_listed_and_canceled(
     api.end(ids[1])
     with pytest.raises(BatchError, match=f"batch {ids[1]}: 400 Message Batch has already ended"):
         executor.cancel(ids[1])
-    api.fail_next(status=401)
-    with pytest.raises(BatchError, match="the list of batches: 401"):
-        executor.since(datetime.now(UTC))
+    for status in (401, 404):
+        api.fail_next(status=status)
+        with pytest.raises(BatchError, match=f"the list of batches: {status}"):
+            executor.since(datetime.now(UTC))
 
 
 async def test_the_async_twin_does_the_same(

@@ -18,6 +18,7 @@ from anyio import to_thread
 
 from otel_bridge.batches.flows import Stream, stream, stream_async
 from otel_bridge.ours import ours
+from otel_bridge.telemetry import Lines
 
 if TYPE_CHECKING:
     from anthropic.types.messages import MessageBatch
@@ -108,11 +109,10 @@ class SyncApi:
         )
         response = decoder.http_response
         try:
-            rest = b""
+            lines = Lines()
             for chunk in response.iter_bytes():
-                *lines, rest = (rest + chunk).split(b"\n")
-                yield lines
-            yield [rest]
+                yield lines.take(chunk)
+            yield [lines.rest()]
         finally:
             response.close()
 
@@ -204,11 +204,10 @@ class AsyncApi:
         )
         response = decoder.http_response
         try:
-            rest = b""
+            lines = Lines()
             async for chunk in response.aiter_bytes():
-                *lines, rest = (rest + chunk).split(b"\n")
-                yield lines
-            yield [rest]
+                yield lines.take(chunk)
+            yield [lines.rest()]
         finally:
             await response.aclose()
 

@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import anthropic
 
-from otel_bridge.batches.faults import CALL_FAULTS, failure
+from otel_bridge.batches.faults import CALL_FAULTS, failure, no_batch
 from otel_bridge.batches.flows import Call, Flow
 from otel_bridge.batches.handle import check_id
-from otel_bridge.errors import BatchNotFoundError
 from otel_bridge.telemetry import BatchFacts
 
 if TYPE_CHECKING:
@@ -42,10 +41,9 @@ def ask(call: Call, batch_id: str | None = None) -> Flow[Any]:
         check_id(batch_id)
     try:
         return (yield call)
-    except anthropic.NotFoundError as error:
-        raise BatchNotFoundError(
-            f"the API knows no batch {batch_id!r}; check the id and the key's workspace"
-        ) from error
     except CALL_FAULTS as error:
-        what = f"batch {batch_id}" if batch_id else "the list of batches"
-        raise failure(error, what) from error
+        if batch_id is None:
+            raise failure(error, "the list of batches") from error
+        if isinstance(error, anthropic.NotFoundError):
+            raise no_batch(batch_id) from error
+        raise failure(error, f"batch {batch_id}") from error

@@ -12,8 +12,9 @@ from opentelemetry import context as otel_context
 from opentelemetry import trace
 
 from otel_bridge import carrier as carriers
-from otel_bridge.batches.collecting import READ_FAULTS, Collector, read_all, unreadable
+from otel_bridge.batches.collecting import Collector, read_all
 from otel_bridge.batches.estimating import hold_to
+from otel_bridge.batches.faults import READ_FAULTS, unreadable
 from otel_bridge.batches.flows import Flow, Stream
 from otel_bridge.batches.handles import Handles
 from otel_bridge.batches.reconciling import Found
@@ -155,7 +156,7 @@ class ExecutorBase:
             yield from read_all(collector, self.api, handle.id, chosen, self.on_given)
             yield lambda: self.api.aside(lambda: self._finish(collector, handle))
         except READ_FAULTS as error:
-            raise unreadable(handle.id, error) from error
+            raise unreadable(f"results of batch {handle.id}", error) from error
         finally:
             self.leave([handle])
             if handle.recording is not None:

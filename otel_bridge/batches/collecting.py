@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import anthropic
-import httpx2
-import orjson
-
-from otel_bridge.batches.faults import describe
-from otel_bridge.batches.flows import Flow, Give, Stream
+from otel_bridge.batches.faults import READ_FAULTS
+from otel_bridge.batches.flows import Give, Stream
 from otel_bridge.batches.results import BatchResult
-from otel_bridge.errors import BatchError
-from otel_bridge.jsons import object_of, text_of
 from otel_bridge.telemetry import Pass, Tally
 
 if TYPE_CHECKING:
@@ -27,7 +20,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 READS = 3
-READ_FAULTS = (anthropic.AnthropicError, httpx2.HTTPError)
 
 
 class Collector:
@@ -123,32 +115,3 @@ def read_all(
             yield lambda: api.aside(collector.record)  # the last ones, where the reader goes away
         if collector.complete:
             return
-
-
-def belongs(api: SyncApi | AsyncApi, batch_id: str, custom_ids: Collection[str]) -> Flow[bool]:
-    """Whether the batch has results, and of these requests alone."""
-    found = False
-    lines: Any = api.lines(batch_id)
-    try:
-        while (arrived := (yield lambda: api.next_of(lines))) is not None:
-            for custom_id in _custom_ids(arrived):
-                if custom_id not in custom_ids:
-                    return False
-                found = True
-    finally:
-        yield lambda: api.close(lines)
-    return found
-
-
-def _custom_ids(lines: Iterable[bytes]) -> Iterator[str]:
-    """Whose results whole lines are."""
-    for line in lines:
-        with contextlib.suppress(orjson.JSONDecodeError):
-            custom_id = text_of(object_of(orjson.loads(line)).get("custom_id"))
-            if custom_id is not None:
-                yield custom_id
-
-
-def unreadable(batch_id: str, error: Exception) -> BatchError:
-    """What to raise when the last reading failed."""
-    return BatchError(f"results of batch {batch_id} cannot be read: {describe(error)}")

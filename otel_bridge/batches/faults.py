@@ -5,12 +5,20 @@ from __future__ import annotations
 import anthropic
 import httpx2
 
-from otel_bridge.errors import BatchError, BridgeError, ConfigurationError, RequestsError
+from otel_bridge.errors import (
+    BatchError,
+    BatchNotFoundError,
+    BridgeError,
+    ConfigurationError,
+    RequestsError,
+)
 
 CALL_FAULTS = (anthropic.AnthropicError, TypeError, UnicodeEncodeError)
 """What the SDK raises for a call, the last two before anything is sent."""
 CLIENT_FAULTS = (anthropic.AnthropicError, httpx2.InvalidURL)
 """What it raises where no client can be made."""
+READ_FAULTS = (anthropic.AnthropicError, httpx2.HTTPError)
+"""What reading results raises, the latter where the stream breaks off."""
 _UNREACHED = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout, httpx2.ProxyError)
 _FIXES = {
     400: "mend what it names and submit again",
@@ -41,6 +49,18 @@ def describe(error: Exception) -> str:
 def failure(error: Exception, what: str) -> BridgeError:
     """What to raise for a call that failed; `what` did not come about."""
     return misconfigured(error) or BatchError(f"{what}: {describe(error)}")
+
+
+def no_batch(batch_id: str) -> BatchNotFoundError:
+    """The API's 404 for a batch."""
+    return BatchNotFoundError(
+        f"the API knows no batch {batch_id!r}; check the id and the key's workspace"
+    )
+
+
+def unreadable(what: str, error: Exception) -> BatchError:
+    """The last try to read `what` failed."""
+    return BatchError(f"{what} cannot be read: {describe(error)}")
 
 
 def refused(error: anthropic.APIStatusError) -> BatchError:

@@ -8,16 +8,15 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from otel_bridge import carrier as carriers
-from otel_bridge.batches.collecting import belongs
 from otel_bridge.batches.flows import Flow
 from otel_bridge.batches.handle import BatchHandle
-from otel_bridge.batches.reconciling import known_here
+from otel_bridge.batches.reconciling import belongs, known_here
+from otel_bridge.batches.requests import Request, models_of
 from otel_bridge.errors import SubmissionAmbiguousError
 from otel_bridge.telemetry import Attempt, BatchFacts
 
 if TYPE_CHECKING:
     from otel_bridge.batches.api import AsyncApi, SyncApi
-    from otel_bridge.batches.requests import Request
     from otel_bridge.telemetry import BatchRecorder
 
 logger = logging.getLogger(__name__)
@@ -45,7 +44,7 @@ class Handles:
         """The handle of a batch that was created here, or adopted."""
         known = self._recorder.journal.recall(facts.id)
         params = {request["custom_id"]: request["params"] for request in requests}
-        models = tuple(sorted({str(each["model"]) for each in params.values()}))
+        models = models_of(requests)
         handle = BatchHandle(facts.id, facts.request_count, dict(carrier), models, params)
         elsewhere = known is not None and known.carrier != carrier
         if known is not None and elsewhere:

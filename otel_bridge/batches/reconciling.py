@@ -7,19 +7,21 @@ on condition that its results turn out to be.
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import anthropic
+import orjson
 
-from otel_bridge.batches.collecting import READ_FAULTS, belongs
-from otel_bridge.batches.faults import describe
+from otel_bridge.batches.faults import READ_FAULTS, describe
 from otel_bridge.batches.flows import Flow
 from otel_bridge.batches.probing import skew
 from otel_bridge.errors import SubmissionAmbiguousError
+from otel_bridge.jsons import object_of, text_of
 from otel_bridge.telemetry import BatchFacts
 
 if TYPE_CHECKING:
@@ -47,7 +49,7 @@ class Found:
     adopted: bool = False
 
 
-def follow_up(
+def created_earlier(
     api: SyncApi | AsyncApi, journal: Journal, part: Submission, requests: Sequence[Request]
 ) -> Flow[Found | None]:
     """The batch that was created earlier for a part, None when there is none that can serve."""
@@ -157,6 +159,30 @@ def _candidates(
             if batch.archived_at is None:
                 unsure.append(Found(batch, adopted=True))
     return ours or unsure
+
+
+def belongs(api: SyncApi | AsyncApi, batch_id: str, custom_ids: Collection[str]) -> Flow[bool]:
+    """Whether the batch has results, and of these requests alone."""
+    found = False
+    lines: Any = api.lines(batch_id)
+    try:
+        while (arrived := (yield lambda: api.next_of(lines))) is not None:
+            for custom_id in _custom_ids(arrived):
+                if custom_id not in custom_ids:
+                    return False
+                found = True
+    finally:
+        yield lambda: api.close(lines)
+    return found
+
+
+def _custom_ids(lines: Iterable[bytes]) -> Iterator[str]:
+    """Whose results whole lines are."""
+    for line in lines:
+        with contextlib.suppress(orjson.JSONDecodeError):
+            custom_id = text_of(object_of(orjson.loads(line)).get("custom_id"))
+            if custom_id is not None:
+                yield custom_id
 
 
 def _go_on(api: SyncApi | AsyncApi, part: Submission, batch_id: str) -> Flow[Found | None]:

@@ -50,6 +50,11 @@ def validate_requests(
     return checked
 
 
+def models_of(requests: Iterable[Request]) -> tuple[str, ...]:
+    """The models that checked requests ask for, each once."""
+    return tuple(sorted({str(request["params"]["model"]) for request in requests}))
+
+
 def split_requests(
     requests: Iterable[Request], *, max_requests: int = MAX_REQUESTS, max_bytes: int = MAX_BYTES
 ) -> list[list[Request]]:

@@ -11,7 +11,7 @@ from typing import Any, Generic, Literal, TypeVar, cast
 
 import orjson
 
-from otel_bridge.batches.requests import Request, validate_requests
+from otel_bridge.batches.requests import Request, models_of, validate_requests
 from otel_bridge.batches.results import BatchResult, BatchResults, ById
 from otel_bridge.batches.schemas import schema_of
 from otel_bridge.errors import RequestsError
@@ -129,7 +129,7 @@ class Plan(Generic[T]):
         self._params = params
         self._system_prompt = system_prompt
         self.requests = validate_requests(self._whole(each) for each in requests)
-        self.models = tuple(sorted({str(each["params"]["model"]) for each in self.requests}))
+        self.models = models_of(self.requests)
 
     @staticmethod
     def _tool_name(params: Mapping[str, Any]) -> str:

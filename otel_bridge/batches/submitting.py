@@ -16,21 +16,21 @@ import anthropic
 from otel_bridge import content
 from otel_bridge.batches.faults import describe, misconfigured, refused, unreached
 from otel_bridge.batches.flows import Flow
-from otel_bridge.batches.reconciling import Found, follow_up, known_here, reconcile
+from otel_bridge.batches.reconciling import Found, created_earlier, known_here, reconcile
+from otel_bridge.batches.requests import Request, models_of
 from otel_bridge.errors import BatchError, PartialSubmissionError, SubmissionAmbiguousError
 from otel_bridge.journal import Journal, Part, Submission
 
 if TYPE_CHECKING:
     from otel_bridge.batches.api import AsyncApi, SyncApi
     from otel_bridge.batches.handle import BatchHandle
-    from otel_bridge.batches.requests import Request
 
 logger = logging.getLogger(__name__)
 
 _BUSY = (429, 529)
 _ATTEMPTS = 6
 
-Created = Callable[[Found, "Sequence[Request]"], Flow["BatchHandle"]]
+Created = Callable[[Found, Sequence[Request]], Flow["BatchHandle"]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,7 @@ def submit(
         for part in plan:
             found = None
             if part.known is not None:
-                found = yield from follow_up(api, journal, part.known, part.requests)
+                found = yield from created_earlier(api, journal, part.known, part.requests)
             if found is None:
                 found = yield from _create(api, journal, plan, part)
             if not found.adopted:
@@ -122,8 +122,7 @@ def _plan(
 
 
 def _part(requests: Sequence[Request]) -> Part:
-    models = {str(request["params"]["model"]) for request in requests}
-    return Part(len(requests), tuple(sorted(models)))
+    return Part(len(requests), models_of(requests))
 
 
 def _fingerprint(parts: Sequence[Sequence[Mapping[str, Any]]], after: Iterable[str] = ()) -> str:

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING
 
 import anthropic
 
-from otel_bridge.batches.faults import CALL_FAULTS, describe, misconfigured
+from otel_bridge.batches.faults import CALL_FAULTS, misconfigured, no_batch, unreadable
 from otel_bridge.batches.flows import Flow
-from otel_bridge.errors import BatchError, BatchNotFoundError
 from otel_bridge.telemetry import BatchFacts
 
 if TYPE_CHECKING:
@@ -43,7 +42,7 @@ def wait(
     known = handle.recording is not None or handle.adopted
     if handle.recording is not None:
         told = handle.recording.facts
-        handle.recording.update(told)
+        handle.recording.update(told)  # no news, but somebody waits from here on
         age = (datetime.now(UTC) - told.created_at).total_seconds()
         if told.status != "ended" and 0 <= age < pause:
             yield lambda: api.sleep(pause - age)
@@ -53,20 +52,18 @@ def wait(
         except anthropic.NotFoundError as error:
             not_found += 1
             if not_found >= _NOT_FOUND_IN_A_ROW:
-                raise BatchNotFoundError(
-                    f"the API knows no batch {batch_id!r}; check the id and the key's workspace"
-                ) from error
+                raise no_batch(batch_id) from error
             yield lambda: api.sleep(min(1.0, settings.poll_interval))
             continue
         except anthropic.APIStatusError as error:
             faults += 1
             if faults >= _FAULTS_IN_A_ROW or error.status_code in _FINAL:
-                raise _unreadable(batch_id, error) from error
+                raise unreadable(f"batch {batch_id}", error) from error
         except CALL_FAULTS as error:
             faults += 1
             passing = known and isinstance(error, anthropic.APIConnectionError)
             if not passing or faults >= _FAULTS_IN_A_ROW:
-                raise misconfigured(error) or _unreadable(batch_id, error) from error
+                raise misconfigured(error) or unreadable(f"batch {batch_id}", error) from error
         else:
             faults = not_found = 0
             known = True
@@ -76,7 +73,3 @@ def wait(
         delay = pause * random.uniform(0.9, 1.1)  # noqa: S311 - jitter, not a secret
         yield lambda delay=delay: api.sleep(delay)  # type: ignore[misc]
         pause = min(pause * 1.5, max(settings.poll_max_interval, settings.poll_interval))
-
-
-def _unreadable(batch_id: str, error: Exception) -> BatchError:
-    return BatchError(f"batch {batch_id} cannot be read: {describe(error)}")

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import logging
-import math
 import os
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import click
@@ -23,16 +19,15 @@ from opentelemetry.sdk.environment_variables import (
 )
 from opentelemetry.sdk.trace.export import SpanExportResult
 from rich.console import Console
-from rich.table import Table
 from rich.tree import Tree
 
 from otel_bridge import semconv
 from otel_bridge.batches import BatchExecutor
 from otel_bridge.cli import render
-from otel_bridge.cli.telemetry import Telemetry
+from otel_bridge.cli.figures import compare, table_of
+from otel_bridge.cli.telemetry import Complaints, Telemetry
 from otel_bridge.config import VARIABLES, Settings
 from otel_bridge.errors import ConfigurationError
-from otel_bridge.pricing import price
 from otel_bridge.simulator import LangSmithCapture, MessageBatchesServer, OtlpCapture
 from otel_bridge.usage import TokenUsage
 
@@ -42,23 +37,6 @@ _KEPT = (OTEL_EXPORTER_OTLP_CERTIFICATE, OTEL_EXPORTER_OTLP_HEADERS, OTEL_METRIC
 """What the environment says of its own OTLP endpoint."""
 SEED = 2
 """With it the default number of requests has every outcome."""
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One figure as the API and each backend tell it."""
-
-    name: str
-    api: float
-    spans: float
-    metrics: float | None
-    runs: float
-
-    @property
-    def agrees(self) -> bool:
-        """Tokens and counts to the unit, cost to a billionth of a dollar."""
-        others = [figure for figure in (self.spans, self.metrics, self.runs) if figure is not None]
-        return all(math.isclose(self.api, other, rel_tol=0, abs_tol=1e-9) for other in others)
 
 
 def _requests(count: int) -> list[dict[str, Any]]:
@@ -106,26 +84,16 @@ def run_demo(count: int, seconds: float, *, as_json: bool, otlp: bool) -> bool:
             outcomes = Counter(result.type for result in executor.collect(handle))
         reports = telemetry.finish()
         batch_id = handle.id
-        rows = _compare(api.truth(batch_id), api.results(batch_id), captured, langsmith)
+        rows = compare(api.truth(batch_id), api.results(batch_id), captured, langsmith)
         summary = render.Summary.of([handle], outcomes, 1, reports, None)
         complaints = [report.complaint for report in reports if report.complaint]
         agreed = all(row.agrees for row in rows) and not langsmith.refusals and not complaints
         if as_json:
-            figures = [
-                {
-                    "name": row.name,
-                    "api": row.api,
-                    "otlp_spans": row.spans,
-                    "otlp_metrics": row.metrics,
-                    "langsmith_runs": row.runs,
-                    "agrees": row.agrees,
-                }
-                for row in rows
-            ]
+            figures = [row.to_dict() for row in rows]
             click.echo(orjson.dumps({**summary.to_dict(), "figures": figures, "agreed": agreed}))
         else:
             console.print(_tree(captured))
-            console.print(_table(rows))
+            console.print(table_of(rows))
             for report in reports:
                 console.print(f"{report.name}: {report.sent} {report.unit} received")
         for complaint in complaints:
@@ -141,9 +109,7 @@ def _answering_endpoint() -> str:
         raise ConfigurationError(
             f"{OTEL_EXPORTER_OTLP_ENDPOINT}={named!r} cannot be used: give a URL of OTLP over HTTP"
         )
-    logger = logging.getLogger("opentelemetry")
-    logger.addHandler(logging.NullHandler())
-    logger.propagate = False
+    Complaints("opentelemetry")  # the error says it
     exporter = OTLPSpanExporter(f"{endpoint}/v1/traces", timeout=3)
     if exporter.export([]) is not SpanExportResult.SUCCESS:
         raise ConfigurationError(
@@ -176,103 +142,7 @@ def _point_environment_at(api: str, otlp: str, langsmith: str, state_dir: str) -
     }
 
 
-_TOKENS = (
-    ("input tokens", semconv.GEN_AI_USAGE_INPUT_TOKENS, semconv.METRIC_USAGE_INPUT),
-    ("output tokens", semconv.GEN_AI_USAGE_OUTPUT_TOKENS, semconv.METRIC_USAGE_OUTPUT),
-    ("cache read", semconv.GEN_AI_USAGE_CACHE_READ_INPUT_TOKENS, semconv.METRIC_USAGE_CACHE_READ),
-    (
-        "cache write",
-        semconv.GEN_AI_USAGE_CACHE_WRITE_INPUT_TOKENS,
-        semconv.METRIC_USAGE_CACHE_WRITE,
-    ),
-    ("cache write, 5 m", semconv.ANTHROPIC_USAGE_EPHEMERAL_5M, None),
-    ("cache write, 1 h", semconv.ANTHROPIC_USAGE_EPHEMERAL_1H, None),
-    ("thinking", semconv.GEN_AI_USAGE_REASONING_OUTPUT_TOKENS, semconv.METRIC_USAGE_REASONING),
-)
-
-
-def _compare(
-    truth: Mapping[str, Any], lines: list[dict[str, Any]], otlp: Any, langsmith: Any
-) -> list[Row]:
-    chats = [
-        span
-        for span in otlp.unique_spans()
-        if span.attributes.get(semconv.GEN_AI_OPERATION_NAME) == "chat"
-    ]
-    runs = [run for run in langsmith.runs.values() if run["run_type"] == "llm"]
-    tokens = {
-        "input tokens": truth["input_tokens"]
-        + truth["cache_read_input_tokens"]
-        + truth["cache_creation_input_tokens"],
-        "output tokens": truth["output_tokens"],
-        "cache read": truth["cache_read_input_tokens"],
-        "cache write": truth["cache_creation_input_tokens"],
-        "cache write, 5 m": truth["ephemeral_5m_input_tokens"],
-        "cache write, 1 h": truth["ephemeral_1h_input_tokens"],
-        "thinking": truth["thinking_tokens"],
-    }
-    totals = langsmith.usage_totals()
-    mirrored = {
-        "input tokens": totals["input_tokens"],
-        "output tokens": totals["output_tokens"],
-        "cache read": totals["cache_read"],
-        "cache write": totals["cache_creation"]
-        + totals["ephemeral_5m_input_tokens"]
-        + totals["ephemeral_1h_input_tokens"],
-        "cache write, 5 m": totals["ephemeral_5m_input_tokens"],
-        "cache write, 1 h": totals["ephemeral_1h_input_tokens"],
-        "thinking": totals["reasoning"],
-    }
-    rows = [
-        Row(
-            name,
-            tokens[name],
-            sum(span.attributes.get(attribute, 0) for span in chats),
-            otlp.metric_sum(metric) if metric else None,
-            mirrored[name],
-        )
-        for name, attribute, metric in _TOKENS
-    ]
-    rows.append(
-        Row(
-            "cost in USD",
-            math.fsum(_cost(line) for line in lines),
-            math.fsum(span.attributes.get(semconv.GEN_AI_USAGE_COST, 0) for span in chats),
-            otlp.metric_sum(semconv.METRIC_COST),
-            float(totals["total_cost"]),
-        )
-    )
-    rows += [
-        _outcome_row(outcome, truth, otlp, chats, runs)
-        for outcome in ("succeeded", "errored", "canceled", "expired")
-    ]
-    return rows
-
-
-def _outcome_row(outcome: str, truth: Any, otlp: Any, chats: Any, runs: Any) -> Row:
-    def count(carriers: Any, attributes: Callable[[Any], Mapping[str, Any]]) -> int:
-        return sum(
-            attributes(each).get(semconv.BATCH_ROLLUP, 1)
-            for each in carriers
-            if attributes(each).get(semconv.BATCH_OUTCOME) == outcome
-        )
-
-    return Row(
-        outcome,
-        truth[outcome],
-        count(chats, lambda span: span.attributes),
-        otlp.metric_sum(semconv.METRIC_BATCH_REQUESTS, **{semconv.BATCH_OUTCOME: outcome}),
-        count(runs, lambda run: run["extra"]["metadata"]),
-    )
-
-
-def _cost(line: Mapping[str, Any]) -> float:
-    message = line["result"].get("message")
-    cost = price(TokenUsage.from_api(message["usage"]), message["model"]) if message else None
-    return cost.total_cost if cost else 0.0
-
-
-def _tree(otlp: Any) -> Tree:
+def _tree(otlp: OtlpCapture) -> Tree:
     spans = sorted(otlp.unique_spans(), key=lambda span: (span.start_ns, span.name))
     children: dict[str, list[Any]] = {}
     ids = {span.span_id for span in spans}
@@ -313,22 +183,3 @@ def _label(span: Any) -> str:
     if cost is not None:
         parts.append(f"[dim]${cost:.6f}[/dim]")
     return "  ".join(part for part in parts if part)
-
-
-def _table(rows: list[Row]) -> Table:
-    table = Table(title="One truth in every backend", title_justify="left")
-    table.add_column("")
-    for name in ("API", "OTLP spans", "OTLP metrics", "LangSmith"):
-        table.add_column(name, justify="right")
-    table.add_column("")
-    for row in rows:
-        form = "{:.6f}" if row.name.startswith("cost") else "{:,.0f}"
-        table.add_row(
-            row.name,
-            *(
-                "" if figure is None else form.format(figure)
-                for figure in (row.api, row.spans, row.metrics, row.runs)
-            ),
-            "[green]✓[/green]" if row.agrees else "[red]✗[/red]",
-        )
-    return table

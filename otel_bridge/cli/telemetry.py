@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
-import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry import metrics, trace
@@ -29,6 +28,7 @@ from opentelemetry.sdk.trace.export import (
 from otel_bridge.cli.environment import check_exporters
 from otel_bridge.errors import ConfigurationError
 from otel_bridge.langsmith import LangSmithSpanProcessor, mirror
+from otel_bridge.providers import BoundedFlush
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan
@@ -205,17 +205,13 @@ class Telemetry:
         provider: Any = trace.get_tracer_provider()
         meters: Any = metrics.get_meter_provider()
         owners = [provider, meters, self.langsmith, *self._readers]
-        flushes = [
-            threading.Thread(target=owner.force_flush, daemon=True)
-            for owner in owners
-            if hasattr(owner, "force_flush")
-        ]
+        flushes = [BoundedFlush(owner) for owner in owners]
         deadline = time.monotonic() + patience
         try:
             for flush in flushes:
-                flush.start()
+                flush.begin()
             for flush in flushes:
-                flush.join(max(deadline - time.monotonic(), 0.1))
+                flush.wait(max(deadline - time.monotonic(), 0.1))
         finally:  # whoever interrupts the wait loses no run
             if self.langsmith is not None and self.langsmith.delivery is not None:
                 self.langsmith.delivery.close(0.0)
@@ -231,21 +227,8 @@ class Telemetry:
             report.reason = reason if report.refused or report.metrics_lost else None
         delivery = self.langsmith.delivery if self.langsmith is not None else None
         if delivery is not None:
-            runs = delivery.report
-            found.append(
-                BackendReport(
-                    "LangSmith",
-                    delivery.endpoint,
-                    "run updates",
-                    runs.sent,
-                    runs.held_back,
-                    runs.refused,
-                    runs.dropped,
-                    runs.spooled,
-                    runs.set_apart,
-                    runs.reason,
-                )
-            )
+            fates = asdict(delivery.report)
+            found.append(BackendReport("LangSmith", delivery.endpoint, "run updates", **fates))
         return found
 
 

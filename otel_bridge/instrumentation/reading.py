@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import anyio
 from anyio import to_thread
 
-from otel_bridge.telemetry import Pass
+from otel_bridge.telemetry import Lines, Pass
 from otel_bridge.telemetry.guard import Guarded, guarded
 
 if TYPE_CHECKING:
@@ -43,19 +43,16 @@ class Reading(Guarded):
     def tee(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
         """The same chunks; each is given before it is recorded, which may take time."""
         self._watched.reads += 1
-        whole, pieces = False, _Pieces()
+        whole, lines = False, Lines()
         try:
             for chunk in chunks:
-                if b"\n" in chunk:
-                    self._given += pieces.lines(chunk)
-                else:
-                    pieces.append(chunk)
+                self._given += lines.take(chunk)
                 yield chunk
                 if self._given:
                     self.take(self._taken())
             whole = True
         finally:
-            self.close(self._taken() + (pieces.lines(b"\n") if whole else []), whole=whole)
+            self.close(self._taken() + ([lines.rest()] if whole else []), whole=whole)
 
     async def tee_async(self, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         """The same chunks; lines are recorded on a thread, some at a time.
@@ -63,24 +60,21 @@ class Reading(Guarded):
         Recording may wait for a slow backend, and the event loop must not.
         """
         self._watched.reads += 1
-        whole, pieces = False, _Pieces()
+        whole, lines = False, Lines()
         try:
             async for chunk in chunks:
-                if b"\n" in chunk:
-                    self._given += pieces.lines(chunk)
-                else:
-                    pieces.append(chunk)
+                self._given += lines.take(chunk)
                 yield chunk
                 given = self._given
                 if len(given) >= _LINES_PER_HOP or sum(map(len, given)) > _BYTES_PER_HOP:
                     await to_thread.run_sync(self.take, self._taken())
             whole = True
         finally:
-            lines = self._taken() + (pieces.lines(b"\n") if whole else [])
+            last = self._taken() + ([lines.rest()] if whole else [])
             with anyio.CancelScope(shield=True):
                 with contextlib.suppress(Exception):
                     await _close_async(chunks)
-                await to_thread.run_sync(partial(self.close, lines, whole=whole))
+                await to_thread.run_sync(partial(self.close, last, whole=whole))
 
     @guarded
     def take(self, lines: list[bytes]) -> None:
@@ -123,19 +117,3 @@ async def _close_async(chunks: AsyncIterator[bytes]) -> None:
     # As it would be without a tee: a connection must not wait for telemetry.
     if isinstance(chunks, AsyncGenerator):
         await chunks.aclose()
-
-
-class _Pieces:
-    """The begin of a line that is not whole yet."""
-
-    def __init__(self) -> None:
-        self._pieces: list[bytes] = []
-        self.append = self._pieces.append
-
-    def lines(self, chunk: bytes) -> list[bytes]:
-        """The lines that `chunk`, which has a line's end in it, makes whole."""
-        self._pieces.append(chunk)
-        *lines, rest = b"".join(self._pieces).split(b"\n")
-        self._pieces.clear()
-        self._pieces.append(rest)
-        return lines

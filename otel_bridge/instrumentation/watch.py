@@ -174,11 +174,9 @@ class Watch:
                 self._let_go(watched)
         self._recorder.journal.received(watched.facts.id)
         sent = self._mirror is not None and self._mirror.force_flush()
-        if tally.missing:
-            recording.abandon()  # a later reading may complete it
-        elif sent:
+        if sent and not tally.missing:
             self._recorder.journal.tell(watched.facts.id, "runs")
-        recording.abandon()  # so that anybody may tell again of what was lost
+        recording.abandon()  # so that anybody may tell again of what was lost or is missing
 
     def _forget_oldest(self) -> None:
         while len(self._batches) > _BATCHES:

@@ -13,6 +13,7 @@ from otel_bridge.telemetry.batch import (
     model_of,
     tier_of,
 )
+from otel_bridge.telemetry.lines import Lines
 from otel_bridge.telemetry.recorder import BatchRecorder
 from otel_bridge.telemetry.recording import BatchRecording
 from otel_bridge.telemetry.structured import VALID, Structured, structured_span
@@ -29,6 +30,7 @@ __all__ = [
     "BatchFacts",
     "BatchRecorder",
     "BatchRecording",
+    "Lines",
     "Pass",
     "Structured",
     "Tally",

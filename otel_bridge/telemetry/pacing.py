@@ -22,11 +22,11 @@ def _default_queue() -> int:
 class Pacer:
     """Lets the provider drain after each slice of spans smaller than half its queue.
 
-    The other half is for the spans that the service ends meanwhile. `force_flush` proves
-    no delivery; `patience` is the time in seconds that
-    flushes of one burst may take which fail or do not return. After that spans go on unpaced: a
-    backend that hangs costs telemetry, never the caller's time. A backend that is merely slow is
-    waited for. A processor that `force_flush` does not drain cannot be slowed.
+    The other half is for the spans that the service ends meanwhile. `force_flush` proves no
+    delivery; `patience` is the time in seconds that flushes of one burst may take which fail or do
+    not return. After that spans go on unpaced: a backend that hangs costs telemetry, never the
+    caller's time. A backend that is merely slow is waited for. A processor that `force_flush` does
+    not drain cannot be slowed.
     """
 
     def __init__(self, provider: Any, patience: float = 20.0) -> None:
