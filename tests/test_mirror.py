@@ -65,6 +65,26 @@ def test_open_ancestors_are_visible_with_the_batch(service: Any, make_requests: 
     assert service.langsmith.conflicts == []
 
 
+def test_what_a_service_does_meanwhile_takes_no_batch_from_its_place(
+    service: Any, make_requests: Make
+) -> None:
+    executor = service.executor()
+    tracer = service.tracers.get_tracer("test")
+    with tracer.start_as_current_span(
+        "agent", attributes={"gen_ai.operation.name": "invoke_agent"}
+    ):
+        (handle,) = executor.submit(make_requests(3))
+    for _ in range(11_000):
+        tracer.start_span("call", attributes={"gen_ai.operation.name": "chat"}).end()
+    list(executor.collect(handle))
+    service.flush()
+    runs = [run for run in service.langsmith.runs.values() if run["name"] != "call"]
+    agent, batch, *requests = sorted(runs, key=lambda run: run["dotted_order"].count("."))
+    assert batch.get("parent_run_id") == agent["id"]
+    assert [run.get("parent_run_id") for run in requests] == [batch["id"]] * 3
+    assert service.langsmith.orphans() == []
+
+
 def test_runs_look_as_the_native_wrapper_makes_them(service: Any, make_requests: Make) -> None:
     (request,) = make_requests(1)
     request["custom_id"] = "a-ok-1"
