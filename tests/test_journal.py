@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from otel_bridge import SubmissionAmbiguousError, identity, journal_file
+from otel_bridge import SubmissionAmbiguousError, identity, journal_file, semconv
 from otel_bridge.batches import reconciling, submitting
 from otel_bridge.journal import Journal, Part, Submission
 from otel_bridge.journal_file import KEPT_SECONDS
@@ -82,6 +82,24 @@ def test_what_was_counted_but_not_told_is_told_and_not_counted(
     assert len(service.otlp.unique_spans()) == 13
     assert len(service.langsmith.runs) == 13
     assert service.otlp.metric_sum(OUTPUT) == 0
+
+
+def test_what_another_batch_exports_proves_nothing_of_what_came_later(
+    service: Any, make_requests: Make, tmp_path: Path
+) -> None:
+    executor = service.executor(state_dir=tmp_path)
+    first, second = (executor.submit(make_requests(count))[0] for count in (10, 20))
+    service.otlp.fail_next("POST", "metrics", delay=1.5)
+    reader = threading.Thread(target=lambda: list(executor.collect(first)))
+    reader.start()
+    while not any(each.path == "/v1/metrics" for each in service.otlp.requests):
+        time.sleep(0.01)
+    list(executor.collect(second))
+    known = Journal(tmp_path).recall(second.id)
+    assert known is not None
+    assert known.counted
+    assert service.otlp.metric_sum(semconv.METRIC_BATCH_REQUESTS) == 30
+    reader.join()
 
 
 def test_runs_that_did_not_arrive_are_told_again(
