@@ -122,6 +122,24 @@ def test_it_recovers_by_itself(langsmith: LangSmithCapture, connect: Connect) ->
     until(lambda: counts(delivery) == (1, 0, 0), 8)
 
 
+def test_a_langsmith_that_is_away_for_long_is_asked_every_minute(
+    langsmith: LangSmithCapture, connect: Connect
+) -> None:
+    sender = connect()._sender
+    body = encode([post(1)], "1")
+    langsmith.refuse_all(503)
+    refusals = [sender.send(body) for _ in range(9)]
+    assert [each and each.pause for each in refusals] == [1, 2, 4, 8, 16, 32, 60, 60, 60]
+    assert sender.failing
+    langsmith.recover()
+    assert sender.send(body) is None
+    assert not sender.failing
+    langsmith.refuse_all(503)
+    again = sender.send(body)
+    assert again is not None
+    assert again.pause == 1
+
+
 def test_what_comes_later_is_sent_without_a_flush_as_well(
     langsmith: LangSmithCapture, connect: Connect
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -168,6 +169,27 @@ def test_faults_that_pass_do_not_end_the_wait(service: Any, make_requests: Make)
     service.api.fail_next("GET", f"{handle.id}$", status=503, times=2)
     service.api.fail_next("GET", f"{handle.id}$", status=408, times=2)
     assert len(list(executor.collect(handle))) == 3
+
+
+def test_a_long_wait_outlives_any_number_of_faults_and_polls_as_often_as_ever(
+    service: Any, make_requests: Make
+) -> None:
+    service.api._seconds = 3600
+    polls = itertools.count()
+    pauses: list[float] = []
+
+    def next_poll_fails(facts: Any) -> None:
+        if next(polls) < 25:
+            service.api.fail_next("GET", f"{facts.id}$", status=503)
+        else:
+            service.api.end(facts.id)
+
+    executor = service.executor(poll_interval=1.0, poll_max_interval=4.0)
+    executor._on_progress = next_poll_fails
+    executor.api.sleep = pauses.append
+    assert len(executor.run(make_requests(2))) == 2
+    assert len(pauses) > 50
+    assert max(pauses) < 5.0
 
 
 @pytest.mark.parametrize("action", ["cut_line", "cut_mid_line", "cut_connection"])
