@@ -16,6 +16,7 @@ from urllib3 import Retry
 
 from otel_bridge import identity
 from otel_bridge.langsmith import Delivery, DeliveryReport, LeftBehind
+from otel_bridge.langsmith import delivery as delivering
 from otel_bridge.langsmith.multipart import Operation, encode
 from otel_bridge.simulator import LangSmithCapture
 
@@ -138,6 +139,52 @@ def test_a_langsmith_that_is_away_for_long_is_asked_every_minute(
     again = sender.send(body)
     assert again is not None
     assert again.pause == 1
+
+
+def test_however_much_was_sent_what_comes_next_waits_in_memory(
+    connect: Connect, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(delivering, "_QUEUE_BYTES", 5_000)
+    delivery = connect(state_dir=tmp_path)
+    for number in range(10):
+        delivery.submit(post(number, inputs={"a": "x" * 1_000}))
+        assert delivery.report.spooled == 0
+        assert delivery.flush(5)
+    assert counts(delivery) == (10, 0, 0)
+
+
+def test_what_an_ended_process_left_is_sent_by_one_that_idles(
+    langsmith: LangSmithCapture,
+    connect: Connect,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(delivering, "_IDLE_SECONDS", 0.1)
+    living = connect(state_dir=tmp_path)
+    living.submit(post(1))
+    assert living.flush(5)
+    langsmith.refuse_all(503)
+    ending = connect(state_dir=tmp_path)
+    ending.submit(post(2))
+    ending.close(1)
+    langsmith.recover()
+    until(lambda: living.replayed.sent == 1)
+    assert len(langsmith.runs) == 2
+
+
+def test_what_is_under_way_at_the_close_is_on_disk(
+    langsmith: LangSmithCapture, connect: Connect, tmp_path: Path
+) -> None:
+    delivery = connect(state_dir=tmp_path)
+    delivery.submit(post(1))
+    assert delivery.flush(5)
+    langsmith.hang_all()
+    asked = len(langsmith.requests)
+    delivery.submit(post(2))
+    until(lambda: len(langsmith.requests) > asked)
+    delivery.close(0.1)
+    assert delivery.report.spooled == 1
+    assert len(list(tmp_path.glob("spool/*/*.json"))) == 1
 
 
 def test_what_comes_later_is_sent_without_a_flush_as_well(
