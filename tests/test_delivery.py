@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import secrets
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -15,7 +16,7 @@ from langsmith import Client
 from urllib3 import Retry
 
 from otel_bridge import identity
-from otel_bridge.langsmith import Delivery, DeliveryReport, LeftBehind
+from otel_bridge.langsmith import Delivery, DeliveryReport, LeftBehind, spool
 from otel_bridge.langsmith import delivery as delivering
 from otel_bridge.langsmith.multipart import Operation, encode
 from otel_bridge.simulator import LangSmithCapture
@@ -185,6 +186,29 @@ def test_what_is_under_way_at_the_close_is_on_disk(
     delivery.close(0.1)
     assert delivery.report.spooled == 1
     assert len(list(tmp_path.glob("spool/*/*.json"))) == 1
+
+
+def test_the_disk_is_bounded_and_the_oldest_are_kept(
+    langsmith: LangSmithCapture,
+    connect: Connect,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(spool, "MEMORY_BYTES", 0)
+    langsmith.refuse_all(503)
+    delivery = connect(state_dir=tmp_path)
+    delivery._spool._limit = 50_000
+    for number in range(10):
+        delivery.submit(post(number, inputs={"a": secrets.token_hex(10_000)}))
+        delivery.flush(5, patient=False)
+    kept = delivery.report.spooled
+    assert 3 <= kept <= 5
+    assert delivery.report.dropped == 10 - kept
+    assert delivery.spool_size <= 50_000
+    assert not delivery.flush(0.1, patient=False), "what is lost is told"
+    langsmith.recover()
+    delivery.flush(5)
+    assert set(langsmith.runs) == {str(identity.run_id(n, NOW)) for n in range(kept)}
 
 
 def test_what_comes_later_is_sent_without_a_flush_as_well(
