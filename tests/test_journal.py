@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from opentelemetry.sdk.trace import SpanProcessor
 
 from otel_bridge import SubmissionAmbiguousError, identity, journal_file, semconv
 from otel_bridge.batches import reconciling, submitting
@@ -100,6 +101,37 @@ def test_what_another_batch_exports_proves_nothing_of_what_came_later(
     assert known.counted
     assert service.otlp.metric_sum(semconv.METRIC_BATCH_REQUESTS) == 30
     reader.join()
+
+
+def test_metrics_that_a_backend_refuses_are_proven_by_a_later_export(
+    service: Any, make_requests: Make, tmp_path: Path
+) -> None:
+    def counted() -> list[bool]:
+        known = [Journal(tmp_path).recall(batch_id) for batch_id in service.api.batch_ids]
+        return [each is not None and each.counted for each in known]
+
+    executor = service.executor(state_dir=tmp_path)
+    service.otlp.fail_next("POST", "metrics", status=400)
+    executor.run(make_requests(10))
+    assert counted() == [False]
+    executor.run(make_requests(20))
+    assert counted() == [True, True]
+    assert service.otlp.metric_sum(semconv.METRIC_BATCH_REQUESTS) == 30
+
+
+def test_spans_whose_flush_fails_are_not_known_as_told(
+    service: Any, make_requests: Make, tmp_path: Path
+) -> None:
+    class Failing(SpanProcessor):
+        def force_flush(self, *_: Any, **__: Any) -> bool:
+            raise RuntimeError
+
+    executor = service.executor(state_dir=tmp_path)
+    service.tracers.add_span_processor(Failing())
+    (batch_id,) = executor.run(make_requests(4)).batch_ids
+    known = Journal(tmp_path).recall(batch_id)
+    assert known is not None
+    assert (known.spans, known.runs, known.counted) == (False, True, True)
 
 
 def test_runs_that_did_not_arrive_are_told_again(
