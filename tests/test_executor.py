@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import itertools
 import logging
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import anthropic
+import anyio
 import pytest
+from anyio import to_thread
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
 
 from otel_bridge import (
@@ -314,6 +317,21 @@ def test_progress_is_told_each_time_the_api_describes_the_batch(
     executor.run(make_requests(2))
     assert told[0] == "in_progress"
     assert told[-1] == "ended"
+
+
+async def test_backends_that_hang_take_no_thread_of_the_services(service: Any) -> None:
+    executor = service.async_executor()
+    released = threading.Event()
+    async with anyio.create_task_group() as tasks:
+        for _ in range(50):
+            tasks.start_soon(executor.api.aside, released.wait)
+        await anyio.wait_all_tasks_blocked()
+        with anyio.move_on_after(10):
+            await to_thread.run_sync(released.set)
+        in_time = released.is_set()
+        released.set()
+    assert in_time
+    await executor.api._polling.close()
 
 
 async def test_the_async_twin_does_the_same(
