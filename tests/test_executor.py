@@ -95,6 +95,15 @@ def test_a_busy_api_is_tried_again(service: Any, make_requests: Make, status: in
     assert creations(service) == 2
 
 
+def test_a_busy_api_that_asks_for_a_day_is_tried_sooner(service: Any, make_requests: Make) -> None:
+    pauses: list[float] = []
+    executor = service.executor()
+    executor.api.sleep = pauses.append
+    service.api.fail_next(**CREATE, status=429, headers={"retry-after": "86400"})
+    executor.submit(make_requests(2))
+    assert pauses == [120.0]
+
+
 @pytest.mark.parametrize(
     ("status", "fix"),
     [

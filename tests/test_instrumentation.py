@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import anthropic
+import anyio
 import pytest
 from anthropic.resources.beta.messages import batches as beta_batches
 from anthropic.resources.messages import batches
@@ -396,6 +397,21 @@ async def test_a_reader_that_is_canceled_leaves_the_batch_open(
             await task
         assert the_batch(service) == []
         assert len([each async for each in await client.messages.batches.results(batch_id)]) == 200
+    agrees_with_truth(service, batch_id)
+
+
+async def test_what_a_reader_was_given_is_told_though_its_scope_is_canceled(
+    service: Any, make_requests: Make, instrument: Instrument
+) -> None:
+    instrument()
+    batch_id = service.api.add_batch(make_requests(40), seconds=0)
+    async with anthropic.AsyncAnthropic(base_url=service.api.url, api_key="test") as client:
+        with anyio.CancelScope() as scope:
+            async for _ in await client.messages.batches.results(batch_id):
+                scope.cancel()  # felt where the next bytes are waited for
+        service.flush()
+        assert [span for span in service.otlp.spans if semconv.BATCH_CUSTOM_ID in span.attributes]
+        assert len([each async for each in await client.messages.batches.results(batch_id)]) == 40
     agrees_with_truth(service, batch_id)
 
 

@@ -11,7 +11,7 @@ import pytest
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 
-from otel_bridge import LangSmithSpanProcessor, Settings, identity
+from otel_bridge import LangSmithSpanProcessor, Settings, content, identity
 from otel_bridge.langsmith import LangSmithPropagator, connecting, mirror
 
 Make = Callable[[int], list[dict[str, Any]]]
@@ -269,6 +269,13 @@ def test_sampling_keeps_or_drops_whole_traces(service: Any, make_requests: Make)
     traces = [run["trace_id"] for run in runs_of(service, "llm")]
     assert 0 < len(set(traces)) < 12
     assert all(traces.count(each) == 3 for each in traces)
+
+
+@pytest.mark.parametrize("rate", [0.0, 1.0])
+def test_no_content_stays_behind(service: Any, make_requests: Make, rate: float) -> None:
+    executor = service.executor(langsmith_content=True, langsmith_sampling_rate=rate)
+    executor.run(make_requests(5))
+    assert not content.pending._contents
 
 
 @pytest.mark.parametrize(
