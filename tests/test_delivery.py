@@ -124,6 +124,17 @@ def test_it_recovers_by_itself(langsmith: LangSmithCapture, connect: Connect) ->
     until(lambda: counts(delivery) == (1, 0, 0), 8)
 
 
+def test_no_flush_is_sooner_than_langsmith_asked_for(
+    langsmith: LangSmithCapture, connect: Connect
+) -> None:
+    langsmith.fail_next("POST", "multipart", status=429, headers={"retry-after": "300"})
+    delivery = connect()
+    delivery.submit(post(1))
+    for _ in range(2):
+        assert not delivery.flush(0.5)
+    assert counts(delivery) == (0, 1, 0)
+
+
 def test_a_langsmith_that_is_away_for_long_is_asked_every_minute(
     langsmith: LangSmithCapture, connect: Connect
 ) -> None:

@@ -120,6 +120,23 @@ def test_metrics_that_a_backend_refuses_are_proven_by_a_later_export(
     assert service.otlp.metric_sum(semconv.METRIC_BATCH_REQUESTS) == 30
 
 
+def test_spans_that_a_backend_refuses_are_told_again(
+    service: Any, make_requests: Make, tmp_path: Path
+) -> None:
+    def told() -> bool:
+        known = Journal(tmp_path).recall(batch_id)
+        return known is not None and known.spans
+
+    service.otlp.fail_next("POST", "traces", status=400)
+    executor = service.executor(state_dir=tmp_path)
+    (batch_id,) = executor.run(make_requests(4)).batch_ids
+    assert service.otlp.spans == []
+    assert not told()
+    list(executor.collect(batch_id))
+    assert len(service.otlp.spans) == 5
+    assert told()
+
+
 def test_spans_whose_flush_fails_are_not_known_as_told(
     service: Any, make_requests: Make, tmp_path: Path
 ) -> None:
