@@ -222,6 +222,23 @@ def test_the_disk_is_bounded_and_the_oldest_are_kept(
     assert set(langsmith.runs) == {str(identity.run_id(n, NOW)) for n in range(kept)}
 
 
+def test_what_waits_on_disk_is_no_forked_processs_to_send(
+    langsmith: LangSmithCapture, connect: Connect, tmp_path: Path
+) -> None:
+    langsmith.refuse_all(503)
+    delivery = connect(state_dir=tmp_path)
+    delivery.submit(post(1))
+    assert delivery.flush(5, patient=False)
+    assert delivery.report.spooled == 1
+    delivery.after_fork()
+    assert delivery.report == DeliveryReport()
+    langsmith.recover()
+    delivery.submit(post(2))
+    assert delivery.flush(5)
+    assert set(langsmith.runs) == {str(identity.run_id(2, NOW))}
+    assert len(list(tmp_path.glob("spool/*/*.json"))) == 1
+
+
 def test_what_comes_later_is_sent_without_a_flush_as_well(
     langsmith: LangSmithCapture, connect: Connect
 ) -> None:

@@ -100,6 +100,19 @@ def test_the_same_process_completes_it(
     assert executor.recorder.told(handle.id) is journal
 
 
+def test_a_strangers_result_stands_in_for_none_that_is_missing(
+    service: Any, make_requests: Make
+) -> None:
+    executor = service.executor()
+    (handle,) = executor.submit(make_requests(COUNT))
+    lines = service.api.results(handle.id)
+    service.api.replace_results(handle.id, [*lines[:-1], {**lines[-1], "custom_id": "stranger"}])
+    list(executor.collect(handle))
+    service.flush()
+    assert handle.recording.missing == 1
+    assert service.otlp.metric_sum(semconv.METRIC_BATCH_REQUESTS) == 0
+
+
 @pytest.mark.parametrize("cap", [0, 5])
 def test_beyond_the_cap_nothing_is_told_of_requests_before_all_are_read(
     service: Any, make_requests: Make, cap: int
