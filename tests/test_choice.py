@@ -10,7 +10,7 @@ from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
 
 from otel_bridge import LangSmithSpanProcessor
 from otel_bridge.langsmith import mirror
-from otel_bridge.langsmith.dialects import may_be_content
+from otel_bridge.langsmith.dialects import may_be_content, normalised
 
 AGENT: dict[str, Any] = {"gen_ai.operation.name": "invoke_agent"}
 CHAT: dict[str, Any] = {"gen_ai.operation.name": "chat"}
@@ -93,6 +93,13 @@ def test_an_ancestor_in_use_is_kept_whatever_is_started_below_it(service: Any) -
             tracer.start_span("plain").end()
         tracer.start_span("chat", attributes=CHAT).end()
     assert paths_of(service) == {"agent", "agent/chat"}
+
+
+def test_what_another_provider_calls_its_raw_usage_is_not_read_as_anthropics() -> None:
+    told = {"gen_ai.usage.input_tokens": 7, "gen_ai.usage.raw": '{"input_tokens": 5}'}
+    for provider, tokens in (("openai", 7), ("anthropic", 5)):
+        read = normalised({**told, "gen_ai.provider.name": provider})
+        assert read["gen_ai.usage.input_tokens"] == tokens
 
 
 def test_a_pending_copy_of_a_span_is_no_span(service: Any) -> None:

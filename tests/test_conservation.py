@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable, Iterable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from otel_bridge import semconv
 from otel_bridge.simulator import CapturedSpan
+from otel_bridge.telemetry.pacing import Pacer
 
 SPAN_TOKENS = {
     "input_tokens+": semconv.GEN_AI_USAGE_INPUT_TOKENS,
@@ -169,3 +172,11 @@ def test_a_burst_overruns_no_queue_of_a_slow_backend(
     service.flush()
     assert len(service.otlp.unique_spans()) == 5001
     assert len(service.langsmith.runs) == 5001
+
+
+def test_a_backend_that_hangs_uses_up_the_patience_of_a_batch() -> None:
+    released = threading.Event()
+    pacer = Pacer(SimpleNamespace(force_flush=released.wait), patience=0.3)
+    assert not pacer.drain()
+    assert pacer._patience <= 0
+    released.set()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import secrets
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -15,7 +16,8 @@ from langsmith import Client
 from urllib3 import Retry
 
 from otel_bridge import identity
-from otel_bridge.langsmith import Delivery, DeliveryReport, LeftBehind
+from otel_bridge.langsmith import Delivery, DeliveryReport, LeftBehind, spool
+from otel_bridge.langsmith import delivery as delivering
 from otel_bridge.langsmith.multipart import Operation, encode
 from otel_bridge.simulator import LangSmithCapture
 
@@ -120,6 +122,121 @@ def test_it_recovers_by_itself(langsmith: LangSmithCapture, connect: Connect) ->
     delivery = connect()
     delivery.submit(post(1))
     until(lambda: counts(delivery) == (1, 0, 0), 8)
+
+
+def test_no_flush_is_sooner_than_langsmith_asked_for(
+    langsmith: LangSmithCapture, connect: Connect
+) -> None:
+    langsmith.fail_next("POST", "multipart", status=429, headers={"retry-after": "300"})
+    delivery = connect()
+    delivery.submit(post(1))
+    for _ in range(2):
+        assert not delivery.flush(0.5)
+    assert counts(delivery) == (0, 1, 0)
+
+
+def test_a_langsmith_that_is_away_for_long_is_asked_every_minute(
+    langsmith: LangSmithCapture, connect: Connect
+) -> None:
+    sender = connect()._sender
+    body = encode([post(1)], "1")
+    langsmith.refuse_all(503)
+    refusals = [sender.send(body) for _ in range(9)]
+    assert [each and each.pause for each in refusals] == [1, 2, 4, 8, 16, 32, 60, 60, 60]
+    assert sender.failing
+    langsmith.recover()
+    assert sender.send(body) is None
+    assert not sender.failing
+    langsmith.refuse_all(503)
+    again = sender.send(body)
+    assert again is not None
+    assert again.pause == 1
+
+
+def test_however_much_was_sent_what_comes_next_waits_in_memory(
+    connect: Connect, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(delivering, "_QUEUE_BYTES", 5_000)
+    delivery = connect(state_dir=tmp_path)
+    for number in range(10):
+        delivery.submit(post(number, inputs={"a": "x" * 1_000}))
+        assert delivery.report.spooled == 0
+        assert delivery.flush(5)
+    assert counts(delivery) == (10, 0, 0)
+
+
+def test_what_an_ended_process_left_is_sent_by_one_that_idles(
+    langsmith: LangSmithCapture,
+    connect: Connect,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(delivering, "_IDLE_SECONDS", 0.1)
+    living = connect(state_dir=tmp_path)
+    living.submit(post(1))
+    assert living.flush(5)
+    langsmith.refuse_all(503)
+    ending = connect(state_dir=tmp_path)
+    ending.submit(post(2))
+    ending.close(1)
+    langsmith.recover()
+    until(lambda: living.replayed.sent == 1)
+    assert len(langsmith.runs) == 2
+
+
+def test_what_is_under_way_at_the_close_is_on_disk(
+    langsmith: LangSmithCapture, connect: Connect, tmp_path: Path
+) -> None:
+    delivery = connect(state_dir=tmp_path)
+    delivery.submit(post(1))
+    assert delivery.flush(5)
+    langsmith.hang_all()
+    asked = len(langsmith.requests)
+    delivery.submit(post(2))
+    until(lambda: len(langsmith.requests) > asked)
+    delivery.close(0.1)
+    assert delivery.report.spooled == 1
+    assert len(list(tmp_path.glob("spool/*/*.json"))) == 1
+
+
+def test_the_disk_is_bounded_and_the_oldest_are_kept(
+    langsmith: LangSmithCapture,
+    connect: Connect,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(spool, "MEMORY_BYTES", 0)
+    langsmith.refuse_all(503)
+    delivery = connect(state_dir=tmp_path)
+    delivery._spool._limit = 50_000
+    for number in range(10):
+        delivery.submit(post(number, inputs={"a": secrets.token_hex(10_000)}))
+        delivery.flush(5, patient=False)
+    kept = delivery.report.spooled
+    assert 3 <= kept <= 5
+    assert delivery.report.dropped == 10 - kept
+    assert delivery.spool_size <= 50_000
+    assert not delivery.flush(0.1, patient=False), "what is lost is told"
+    langsmith.recover()
+    delivery.flush(5)
+    assert set(langsmith.runs) == {str(identity.run_id(n, NOW)) for n in range(kept)}
+
+
+def test_what_waits_on_disk_is_no_forked_processs_to_send(
+    langsmith: LangSmithCapture, connect: Connect, tmp_path: Path
+) -> None:
+    langsmith.refuse_all(503)
+    delivery = connect(state_dir=tmp_path)
+    delivery.submit(post(1))
+    assert delivery.flush(5, patient=False)
+    assert delivery.report.spooled == 1
+    delivery.after_fork()
+    assert delivery.report == DeliveryReport()
+    langsmith.recover()
+    delivery.submit(post(2))
+    assert delivery.flush(5)
+    assert set(langsmith.runs) == {str(identity.run_id(2, NOW))}
+    assert len(list(tmp_path.glob("spool/*/*.json"))) == 1
 
 
 def test_what_comes_later_is_sent_without_a_flush_as_well(

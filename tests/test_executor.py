@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import anthropic
+import anyio
 import pytest
+from anyio import to_thread
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
 
 from otel_bridge import (
@@ -91,6 +95,15 @@ def test_a_busy_api_is_tried_again(service: Any, make_requests: Make, status: in
     assert creations(service) == 2
 
 
+def test_a_busy_api_that_asks_for_a_day_is_tried_sooner(service: Any, make_requests: Make) -> None:
+    pauses: list[float] = []
+    executor = service.executor()
+    executor.api.sleep = pauses.append
+    service.api.fail_next(**CREATE, status=429, headers={"retry-after": "86400"})
+    executor.submit(make_requests(2))
+    assert pauses == [120.0]
+
+
 @pytest.mark.parametrize(
     ("status", "fix"),
     [
@@ -168,6 +181,27 @@ def test_faults_that_pass_do_not_end_the_wait(service: Any, make_requests: Make)
     service.api.fail_next("GET", f"{handle.id}$", status=503, times=2)
     service.api.fail_next("GET", f"{handle.id}$", status=408, times=2)
     assert len(list(executor.collect(handle))) == 3
+
+
+def test_a_long_wait_outlives_any_number_of_faults_and_polls_as_often_as_ever(
+    service: Any, make_requests: Make
+) -> None:
+    service.api._seconds = 3600
+    polls = itertools.count()
+    pauses: list[float] = []
+
+    def next_poll_fails(facts: Any) -> None:
+        if next(polls) < 25:
+            service.api.fail_next("GET", f"{facts.id}$", status=503)
+        else:
+            service.api.end(facts.id)
+
+    executor = service.executor(poll_interval=1.0, poll_max_interval=4.0)
+    executor._on_progress = next_poll_fails
+    executor.api.sleep = pauses.append
+    assert len(executor.run(make_requests(2))) == 2
+    assert len(pauses) > 50
+    assert max(pauses) < 5.0
 
 
 @pytest.mark.parametrize("action", ["cut_line", "cut_mid_line", "cut_connection"])
@@ -292,6 +326,21 @@ def test_progress_is_told_each_time_the_api_describes_the_batch(
     executor.run(make_requests(2))
     assert told[0] == "in_progress"
     assert told[-1] == "ended"
+
+
+async def test_backends_that_hang_take_no_thread_of_the_services(service: Any) -> None:
+    executor = service.async_executor()
+    released = threading.Event()
+    async with anyio.create_task_group() as tasks:
+        for _ in range(50):
+            tasks.start_soon(executor.api.aside, released.wait)
+        await anyio.wait_all_tasks_blocked()
+        with anyio.move_on_after(10):
+            await to_thread.run_sync(released.set)
+        in_time = released.is_set()
+        released.set()
+    assert in_time
+    await executor.api._polling.close()
 
 
 async def test_the_async_twin_does_the_same(

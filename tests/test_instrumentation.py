@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import anthropic
+import anyio
 import pytest
 from anthropic.resources.beta.messages import batches as beta_batches
 from anthropic.resources.messages import batches
@@ -26,6 +27,7 @@ from opentelemetry.sdk.trace import SpanProcessor
 import otel_bridge
 from otel_bridge import identity, semconv
 from otel_bridge.instrumentation import AnthropicBatchesInstrumentor
+from otel_bridge.instrumentation import watch as watching
 from otel_bridge.simulator import (
     CapturedSpan,
     LangSmithCapture,
@@ -398,6 +400,21 @@ async def test_a_reader_that_is_canceled_leaves_the_batch_open(
     agrees_with_truth(service, batch_id)
 
 
+async def test_what_a_reader_was_given_is_told_though_its_scope_is_canceled(
+    service: Any, make_requests: Make, instrument: Instrument
+) -> None:
+    instrument()
+    batch_id = service.api.add_batch(make_requests(40), seconds=0)
+    async with anthropic.AsyncAnthropic(base_url=service.api.url, api_key="test") as client:
+        with anyio.CancelScope() as scope:
+            async for _ in await client.messages.batches.results(batch_id):
+                scope.cancel()  # felt where the next bytes are waited for
+        service.flush()
+        assert [span for span in service.otlp.spans if semconv.BATCH_CUSTOM_ID in span.attributes]
+        assert len([each async for each in await client.messages.batches.results(batch_id)]) == 40
+    agrees_with_truth(service, batch_id)
+
+
 def test_the_last_result_ends_the_batch_even_if_nobody_asks_for_more(
     service: Any, make_requests: Make, instrument: Instrument
 ) -> None:
@@ -505,6 +522,58 @@ def test_what_three_whole_reads_lack_is_missing(
     (span,) = the_batch(service)
     assert span.attributes[semconv.BATCH_MISSING_COUNT] == 1
     assert "lack 1 requests; read them again" in caplog.text
+
+
+def test_a_service_of_many_batches_keeps_a_bounded_number_of_requests(
+    service: Any, make_requests: Make, instrument: Instrument, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watching, "_REQUESTS", 10)
+    monkeypatch.setattr(watching, "_BATCHES", 6)
+    instrument()
+    batches = service.client.messages.batches
+
+    def create() -> str:
+        batch_id: str = batches.create(requests=make_requests(4)).id
+        return batch_id
+
+    read = []
+    for _ in range(5):
+        read.append(create())
+        wait(service.client, read[-1])
+        list(batches.results(read[-1]))
+    unread = [create() for _ in range(3)]
+    watch = AnthropicBatchesInstrumentor()._find()
+    assert watch is not None
+    assert list(watch._batches) == [*read, *unread][-6:]
+    for batch_id in unread:
+        wait(service.client, batch_id)
+        list(batches.results(batch_id))
+    service.flush()
+    asked = Counter(
+        span.attributes[semconv.BATCH_ID]
+        for span in service.otlp.spans
+        if semconv.GEN_AI_REQUEST_MAX_TOKENS in span.attributes
+    )
+    assert [asked[batch_id] for batch_id in [*read, *unread]] == [4] * 5 + [0, 4, 4]
+
+
+def test_batches_that_others_read_are_waited_for_no_more_when_they_have_ended(
+    service: Any, make_requests: Make, instrument: Instrument
+) -> None:
+    def active() -> float:
+        service.meters.force_flush()
+        told: float = service.otlp.metric_sum(semconv.METRIC_BATCH_ACTIVE)
+        return told
+
+    service.api._seconds = 60
+    instrument()
+    batches = service.client.messages.batches
+    batch_id = batches.create(requests=make_requests(2)).id
+    batches.retrieve(batch_id)
+    assert active() == 1
+    service.api.end(batch_id)
+    batches.retrieve(batch_id)
+    assert active() == 0
 
 
 def test_the_executors_own_calls_are_not_told_twice(

@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from opentelemetry.sdk.trace import SpanProcessor
 
-from otel_bridge import SubmissionAmbiguousError, identity, journal_file
+from otel_bridge import SubmissionAmbiguousError, identity, journal_file, semconv
 from otel_bridge.batches import reconciling, submitting
 from otel_bridge.journal import Journal, Part, Submission
 from otel_bridge.journal_file import KEPT_SECONDS
+from otel_bridge.owner import Owner
 
 Make = Callable[[int], list[dict[str, Any]]]
 OUTPUT = "gen_ai.client.inference.usage.output_tokens"
@@ -82,6 +84,72 @@ def test_what_was_counted_but_not_told_is_told_and_not_counted(
     assert len(service.otlp.unique_spans()) == 13
     assert len(service.langsmith.runs) == 13
     assert service.otlp.metric_sum(OUTPUT) == 0
+
+
+def test_what_another_batch_exports_proves_nothing_of_what_came_later(
+    service: Any, make_requests: Make, tmp_path: Path
+) -> None:
+    executor = service.executor(state_dir=tmp_path)
+    first, second = (executor.submit(make_requests(count))[0] for count in (10, 20))
+    service.otlp.fail_next("POST", "metrics", delay=1.5)
+    reader = threading.Thread(target=lambda: list(executor.collect(first)))
+    reader.start()
+    while not any(each.path == "/v1/metrics" for each in service.otlp.requests):
+        time.sleep(0.01)
+    list(executor.collect(second))
+    known = Journal(tmp_path).recall(second.id)
+    assert known is not None
+    assert known.counted
+    assert service.otlp.metric_sum(semconv.METRIC_BATCH_REQUESTS) == 30
+    reader.join()
+
+
+def test_metrics_that_a_backend_refuses_are_proven_by_a_later_export(
+    service: Any, make_requests: Make, tmp_path: Path
+) -> None:
+    def counted() -> list[bool]:
+        known = [Journal(tmp_path).recall(batch_id) for batch_id in service.api.batch_ids]
+        return [each is not None and each.counted for each in known]
+
+    executor = service.executor(state_dir=tmp_path)
+    service.otlp.fail_next("POST", "metrics", status=400)
+    executor.run(make_requests(10))
+    assert counted() == [False]
+    executor.run(make_requests(20))
+    assert counted() == [True, True]
+    assert service.otlp.metric_sum(semconv.METRIC_BATCH_REQUESTS) == 30
+
+
+def test_spans_that_a_backend_refuses_are_told_again(
+    service: Any, make_requests: Make, tmp_path: Path
+) -> None:
+    def told() -> bool:
+        known = Journal(tmp_path).recall(batch_id)
+        return known is not None and known.spans
+
+    service.otlp.fail_next("POST", "traces", status=400)
+    executor = service.executor(state_dir=tmp_path)
+    (batch_id,) = executor.run(make_requests(4)).batch_ids
+    assert service.otlp.spans == []
+    assert not told()
+    list(executor.collect(batch_id))
+    assert len(service.otlp.spans) == 5
+    assert told()
+
+
+def test_spans_whose_flush_fails_are_not_known_as_told(
+    service: Any, make_requests: Make, tmp_path: Path
+) -> None:
+    class Failing(SpanProcessor):
+        def force_flush(self, *_: Any, **__: Any) -> bool:
+            raise RuntimeError
+
+    executor = service.executor(state_dir=tmp_path)
+    service.tracers.add_span_processor(Failing())
+    (batch_id,) = executor.run(make_requests(4)).batch_ids
+    known = Journal(tmp_path).recall(batch_id)
+    assert known is not None
+    assert (known.spans, known.runs, known.counted) == (False, True, True)
 
 
 def test_runs_that_did_not_arrive_are_told_again(
@@ -261,6 +329,18 @@ def test_a_journal_that_is_asked_while_it_works_neither_hangs_nor_breaks(
     assert journal.claim_telling("msgbatch_1")
     assert not journal.claim_telling("msgbatch_1")
     assert caplog.text == ""
+
+
+def test_what_ended_owners_leave_goes(tmp_path: Path) -> None:
+    program = "import os, pathlib, sys; from otel_bridge.owner import Owner\n"
+    program += "Owner(pathlib.Path(sys.argv[1])).name; os._exit(9)"
+    living = Owner(tmp_path)
+    for _ in range(2):
+        subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=False)
+    owners = tmp_path / "owners"
+    (left,) = owners.iterdir()
+    assert left.stem != living.name
+    assert [each.stem for each in owners.iterdir()] == [living.name]
 
 
 @pytest.mark.parametrize("opened", [False, True])

@@ -11,7 +11,7 @@ import pytest
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 
-from otel_bridge import LangSmithSpanProcessor, Settings, identity
+from otel_bridge import LangSmithSpanProcessor, Settings, content, identity
 from otel_bridge.langsmith import LangSmithPropagator, connecting, mirror
 
 Make = Callable[[int], list[dict[str, Any]]]
@@ -63,6 +63,26 @@ def test_open_ancestors_are_visible_with_the_batch(service: Any, make_requests: 
     service.flush()
     assert service.langsmith.refusals == []
     assert service.langsmith.conflicts == []
+
+
+def test_what_a_service_does_meanwhile_takes_no_batch_from_its_place(
+    service: Any, make_requests: Make
+) -> None:
+    executor = service.executor()
+    tracer = service.tracers.get_tracer("test")
+    with tracer.start_as_current_span(
+        "agent", attributes={"gen_ai.operation.name": "invoke_agent"}
+    ):
+        (handle,) = executor.submit(make_requests(3))
+    for _ in range(11_000):
+        tracer.start_span("call", attributes={"gen_ai.operation.name": "chat"}).end()
+    list(executor.collect(handle))
+    service.flush()
+    runs = [run for run in service.langsmith.runs.values() if run["name"] != "call"]
+    agent, batch, *requests = sorted(runs, key=lambda run: run["dotted_order"].count("."))
+    assert batch.get("parent_run_id") == agent["id"]
+    assert [run.get("parent_run_id") for run in requests] == [batch["id"]] * 3
+    assert service.langsmith.orphans() == []
 
 
 def test_runs_look_as_the_native_wrapper_makes_them(service: Any, make_requests: Make) -> None:
@@ -249,6 +269,13 @@ def test_sampling_keeps_or_drops_whole_traces(service: Any, make_requests: Make)
     traces = [run["trace_id"] for run in runs_of(service, "llm")]
     assert 0 < len(set(traces)) < 12
     assert all(traces.count(each) == 3 for each in traces)
+
+
+@pytest.mark.parametrize("rate", [0.0, 1.0])
+def test_no_content_stays_behind(service: Any, make_requests: Make, rate: float) -> None:
+    executor = service.executor(langsmith_content=True, langsmith_sampling_rate=rate)
+    executor.run(make_requests(5))
+    assert not content.pending._contents
 
 
 @pytest.mark.parametrize(

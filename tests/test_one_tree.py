@@ -213,13 +213,17 @@ def test_a_helper_nests_where_the_context_is_not_set(service: Any) -> None:
     assert runs["step"]["parent_run_id"] == runs["agent"]["id"]
 
 
-def test_a_span_that_starts_before_its_parent_is_one_run_below_it(service: Any) -> None:
+@pytest.mark.parametrize("lasting", [0, None])
+def test_a_span_that_starts_before_its_parent_is_one_run_below_it(
+    service: Any, lasting: int | None
+) -> None:
     service.mirror(service.settings())
     tracer = service.tracers.get_tracer("app")
     batch = {"gen_ai.operation.name": "batch"}  # shown while it is open
     with tracer.start_as_current_span("agent", attributes=AGENT) as agent:
         earlier = agent.start_time - 5_000_000_000
-        tracer.start_span("early", attributes=batch, start_time=earlier).end()
+        ending = None if lasting is None else earlier + lasting
+        tracer.start_span("early", attributes=batch, start_time=earlier).end(ending)
     service.flush()
     assert service.langsmith.refusals == []
     runs = {run["name"]: run for run in service.langsmith.runs.values()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import os
 import signal
@@ -279,6 +280,35 @@ def test_an_interrupted_wait_leaves_every_batch_to_the_next_run(
     results = executor.run(make_requests(4))
     assert list(results.batch_ids) == service.api.batch_ids
     assert len(results) == 4
+
+
+@pytest.mark.parametrize("below_a_span", [False, True])
+@pytest.mark.parametrize("at", ["the call", "the wait"])
+def test_whoever_goes_on_with_a_batch_it_was_submitted_once(
+    service: Any, make_requests: Make, tmp_path: Path, at: str, *, below_a_span: bool
+) -> None:
+    if at == "the call":
+        service.api.fail_next(**CREATE, action="accept_then_hang")
+        interrupt_when(lambda: bool(service.api.batch_ids))
+    else:
+        service.api._seconds = 60
+        interrupt_when(lambda: any("msgbatch" in each.path for each in service.api.requests))
+    executor = service.executor(state_dir=tmp_path)
+    tracer = service.tracers.get_tracer("app")
+
+    def run() -> None:
+        with tracer.start_as_current_span("job") if below_a_span else contextlib.nullcontext():
+            executor.run(make_requests(4))
+
+    try:
+        run()
+    except KeyboardInterrupt:
+        service.api.end(*service.api.batch_ids)
+        run()
+    service.flush()
+    assert len(service.api.batch_ids) == 1
+    assert service.otlp.metric_sum("anthropic.message.batch.submitted") == 1
+    assert service.otlp.metric_sum("anthropic.message.batch.active") == 0
 
 
 @pytest.mark.usefixtures("in_twos")

@@ -173,6 +173,20 @@ def test_a_follow_up_that_is_refused_leaves_the_earlier_results(
     assert results["item-00001"].type == "expired"
 
 
+def test_a_run_whose_follow_up_was_refused_is_gone_on_with(
+    service: Any, make_requests: Make, tmp_path: Path
+) -> None:
+    service.api._responder = failing()
+    executor = service.executor(max_attempts=2, state_dir=tmp_path)
+    run = executor.start(make_requests(10))
+    service.api.fail_next(**CREATE, status=400)
+    assert len(list(run)) == 10
+    again = executor.run(make_requests(10))
+    assert again.batch_ids[0] == run.handles[0].id, "it is not paid for twice"
+    assert [len(each) for each in submitted(service)] == [10, 4, 4]
+    assert set(again.failed) == {"item-00005", "item-00006"}
+
+
 def test_a_follow_up_that_loses_a_result_leaves_the_earlier_one(
     service: Any, make_requests: Make
 ) -> None:

@@ -100,6 +100,43 @@ def test_the_same_process_completes_it(
     assert executor.recorder.told(handle.id) is journal
 
 
+def test_a_strangers_result_stands_in_for_none_that_is_missing(
+    service: Any, make_requests: Make
+) -> None:
+    executor = service.executor()
+    (handle,) = executor.submit(make_requests(COUNT))
+    lines = service.api.results(handle.id)
+    service.api.replace_results(handle.id, [*lines[:-1], {**lines[-1], "custom_id": "stranger"}])
+    list(executor.collect(handle))
+    service.flush()
+    assert handle.recording.missing == 1
+    assert service.otlp.metric_sum(semconv.METRIC_BATCH_REQUESTS) == 0
+
+
+@pytest.mark.parametrize("cap", [0, 5])
+def test_beyond_the_cap_nothing_is_told_of_requests_before_all_are_read(
+    service: Any, make_requests: Make, cap: int
+) -> None:
+    def output_tokens() -> list[int]:
+        spans = [span for span in service.otlp.unique_spans() if span.name.startswith("chat")]
+        told = sum(span.attributes.get("gen_ai.usage.output_tokens", 0) for span in spans)
+        return [told, service.langsmith.usage_totals()["output_tokens"]]
+
+    executor = service.executor(max_request_spans=cap)
+    (handle,) = executor.submit(make_requests(COUNT))
+    lines = shorten(service.api, handle.id)
+    list(executor.collect(handle))
+    service.flush()
+    assert output_tokens() == [0, 0]
+    service.api.replace_results(handle.id, lines)
+    list(executor.collect(handle))
+    service.flush()
+    assert output_tokens() == [service.api.truth(handle.id)["output_tokens"]] * 2
+    (batch,) = [run for run in service.langsmith.runs.values() if run["name"].startswith("batch")]
+    metadata = batch["extra"]["metadata"]
+    assert metadata["usage_metadata"]["output_tokens"] == output_tokens()[0]
+
+
 def test_what_other_code_reads_short_is_completed_by_a_whole_reading(
     service: Any, make_requests: Make, instrument: Callable[..., None], tmp_path: Path
 ) -> None:

@@ -11,6 +11,7 @@ import otel_bridge
 PACKAGE = Path(otel_bridge.__file__).parent
 
 FLOORS = {
+    "aside": 0,
     "errors": 0,
     "jsons": 0,
     "semconv": 0,
@@ -18,10 +19,10 @@ FLOORS = {
     "ours": 0,
     "owner": 0,
     "process": 0,
-    "providers": 0,
     "redaction": 0,
     "runtime_context": 0,
     "config": 1,
+    "providers": 1,
     "usage": 1,
     "identity": 1,
     "pricing": 2,

@@ -160,6 +160,7 @@ def test_one_model_names_the_batch(service: Any, make_requests: Make) -> None:
 
 
 def test_state_changes_are_events(service: Any, make_requests: Make) -> None:
+    service.api._seconds = 60
     executor = service.executor()
     (handle,) = executor.submit(make_requests(2))
     service.client.messages.batches.cancel(handle.id)

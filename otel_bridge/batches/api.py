@@ -14,8 +14,8 @@ from urllib.parse import quote
 import anthropic
 import anyio
 from anthropic._decoders.jsonl import AsyncJSONLDecoder, JSONLDecoder
-from anyio import to_thread
 
+from otel_bridge.aside import aside
 from otel_bridge.batches.flows import Stream, stream, stream_async
 from otel_bridge.ours import ours
 from otel_bridge.telemetry import Lines
@@ -184,7 +184,7 @@ class AsyncApi:
 
     async def aside(self, work: Callable[[], T]) -> T:
         """Do what may take a while on a thread: the event loop must not wait."""
-        return await to_thread.run_sync(work)
+        return await aside(work)
 
     async def each(self, flow: Stream[T], take: Callable[[T], None]) -> int:
         """Have `take` get all values of a stream; how many these were."""

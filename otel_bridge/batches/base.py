@@ -90,7 +90,7 @@ class ExecutorBase:
 
             def created(found: Found, part: Sequence[Request]) -> Flow[BatchHandle]:
                 facts = BatchFacts.from_api(found.batch)
-                handle = self._handles.created(facts, part, carrier, adopted=found.adopted)
+                handle = self._handles.found(found, facts, part, carrier)
                 yield from self._progress(facts)
                 return handle
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from otel_bridge import carrier as carriers
 from otel_bridge.batches.flows import Flow
 from otel_bridge.batches.handle import BatchHandle
-from otel_bridge.batches.reconciling import belongs, known_here
+from otel_bridge.batches.reconciling import Found, belongs, known_here
 from otel_bridge.batches.requests import Request, models_of
 from otel_bridge.errors import SubmissionAmbiguousError
 from otel_bridge.telemetry import Attempt, BatchFacts
@@ -33,15 +33,14 @@ class Handles:
         self._prepare = prepare
         self._submitted: OrderedDict[str, BatchHandle] = OrderedDict()
 
-    def created(
+    def found(
         self,
+        found: Found,
         facts: BatchFacts,
         requests: Sequence[Request],
         carrier: Mapping[str, str],
-        *,
-        adopted: bool,
     ) -> BatchHandle:
-        """The handle of a batch that was created here, or adopted."""
+        """The handle of a batch that was created here or, by an earlier try, elsewhere."""
         known = self._recorder.journal.recall(facts.id)
         params = {request["custom_id"]: request["params"] for request in requests}
         models = models_of(requests)
@@ -49,14 +48,18 @@ class Handles:
         elsewhere = known is not None and known.carrier != carrier
         if known is not None and elsewhere:
             handle.carrier = dict(known.carrier)
-        handle.adopted = adopted
-        if not adopted:
+        handle.adopted, created = found.adopted, not found.knew
+        if not found.adopted:
             self._prepare()
             if elsewhere:
-                handle.recording = carriers.begin(self._recorder, facts, handle.carrier, models)
+                handle.recording = carriers.begin(
+                    self._recorder, facts, handle.carrier, models, created=created
+                )
             else:
                 attempt = Attempt.from_carrier(carrier)
-                handle.recording = self._recorder.start(facts, None, models, attempt, created=True)
+                handle.recording = self._recorder.start(
+                    facts, None, models, attempt, created=created
+                )
         self._remember(handle)
         return handle
 

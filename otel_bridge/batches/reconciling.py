@@ -43,10 +43,14 @@ known_here: set[str] = set()
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A batch for a submission; one that was `adopted` may still prove to be a stranger's."""
+    """A batch for a submission; one that was `adopted` may still prove to be a stranger's.
+
+    One that the journal `knew` was told of as submitted by whoever created it.
+    """
 
     batch: Any
     adopted: bool = False
+    knew: bool = False
 
 
 def created_earlier(
@@ -202,7 +206,7 @@ def _go_on(api: SyncApi | AsyncApi, part: Submission, batch_id: str) -> Flow[Fou
         logger.warning("Batch %s of these requests %s; submitting them anew", batch_id, lost)
         return None
     logger.warning("These requests are in batch %s already; going on with it", batch_id)
-    return Found(batch, part.adopted)
+    return Found(batch, part.adopted, knew=True)
 
 
 def _retrieve(api: SyncApi | AsyncApi, batch_id: str) -> Flow[Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -205,13 +206,15 @@ class Telemetry:
         provider: Any = trace.get_tracer_provider()
         meters: Any = metrics.get_meter_provider()
         owners = [provider, meters, self.langsmith, *self._readers]
-        flushes = [BoundedFlush(owner) for owner in owners]
-        deadline = time.monotonic() + patience
+        flushes = [
+            threading.Thread(target=BoundedFlush(owner), args=(patience,), daemon=True)
+            for owner in owners
+        ]
         try:
             for flush in flushes:
-                flush.begin()
+                flush.start()
             for flush in flushes:
-                flush.wait(max(deadline - time.monotonic(), 0.1))
+                flush.join()
         finally:  # whoever interrupts the wait loses no run
             if self.langsmith is not None and self.langsmith.delivery is not None:
                 self.langsmith.delivery.close(0.0)

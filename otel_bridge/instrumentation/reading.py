@@ -9,8 +9,8 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import anyio
-from anyio import to_thread
 
+from otel_bridge.aside import aside
 from otel_bridge.telemetry import Lines, Pass
 from otel_bridge.telemetry.guard import Guarded, guarded
 
@@ -67,14 +67,14 @@ class Reading(Guarded):
                 yield chunk
                 given = self._given
                 if len(given) >= _LINES_PER_HOP or sum(map(len, given)) > _BYTES_PER_HOP:
-                    await to_thread.run_sync(self.take, self._taken())
+                    await aside(partial(self.take, self._taken()))
             whole = True
         finally:
             last = self._taken() + ([lines.rest()] if whole else [])
             with anyio.CancelScope(shield=True):
                 with contextlib.suppress(Exception):
                     await _close_async(chunks)
-                await to_thread.run_sync(partial(self.close, last, whole=whole))
+                await aside(partial(self.close, last, whole=whole))
 
     @guarded
     def take(self, lines: list[bytes]) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
+from weakref import WeakValueDictionary
 
 from otel_bridge.process import renew_after_fork
 
@@ -21,7 +22,7 @@ THREAD_KEYS = ("session_id", "thread_id", "conversation_id")
 _START_FORMAT = "%Y%m%dT%H%M%S%fZ"
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, weakref_slot=True)
 class RunContext:
     """A run that other runs can hang below; `dotted_order` ends with its own segment."""
 
@@ -85,13 +86,20 @@ def nearest(known: RunContext | None, active: RunContext | None) -> RunContext |
     return active if active.start_ns > known.start_ns else known
 
 
+_RUN = "_otel_bridge_run"
+
+
 class Ancestry:
-    """Runs by span id, kept while spans may still be started below them; bounded."""
+    """Runs by span id, kept while spans may still be started below them.
+
+    That of a span that is held to is known for as long as somebody holds the span: a batch may
+    be waited for over 24 hours, and spans that end below it then belong there. Others are
+    remembered, up to a bound.
+    """
 
     def __init__(self, size: int = 10_000) -> None:
         self._runs: OrderedDict[int, RunContext] = OrderedDict()
-        self.peek = self._runs.get
-        """Look a run up, in passing."""
+        self._open: WeakValueDictionary[int, RunContext] = WeakValueDictionary()
         self._size = size
         self.after_fork()
         renew_after_fork(self)
@@ -100,13 +108,25 @@ class Ancestry:
         """A lock that a thread held while its process forked would be held for ever."""
         self._lock = threading.Lock()
 
+    def peek(self, span_id: int) -> RunContext | None:
+        """Look a run up, in passing."""
+        return self._runs.get(span_id) or self._open.get(span_id)
+
     def get(self, span_id: int) -> RunContext | None:
         run = self._runs.get(span_id)
-        if run is not None:
-            with self._lock:
-                if span_id in self._runs:
-                    self._runs.move_to_end(span_id)  # what spans are started below stays
+        if run is None:
+            return self._open.get(span_id)
+        with self._lock:
+            if span_id in self._runs:
+                self._runs.move_to_end(span_id)  # what spans are started below stays
         return run
+
+    def hold(self, span: ReadableSpan, run: RunContext) -> None:
+        """Remember, and know it for as long as the span object is there."""
+        span_id = span.context.span_id
+        vars(span)[_RUN] = run
+        self._open[span_id] = run
+        self.note(span_id, run)
 
     def note(self, span_id: int, run: RunContext) -> None:
         """Remember; what was asked for longest ago goes when there are too many."""

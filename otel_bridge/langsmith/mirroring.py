@@ -46,7 +46,7 @@ class Mirror:
         parent = lineage.parent_of(span, parent_context)
         run = lineage.place(span, parent, attributes, self._opened)
         run.span = span
-        ancestry.note(span.context.span_id, run)
+        ancestry.hold(span, run)
         if attributes.get(semconv.GEN_AI_OPERATION_NAME) == "batch":
             self._post_open(run)
 

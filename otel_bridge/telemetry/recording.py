@@ -224,7 +224,9 @@ class BatchRecording(Guarded):
 
         `duplicates` are results that are no request's, `missing` requests without a result. While
         some are missing the batch is neither told whole nor counted in metrics: a later reading
-        that has them makes the same spans again and the others, and counts all of it, once.
+        that has them makes the same spans again and the others, and counts all of it, once. Of a
+        batch beyond the cap these are the batch's alone, for which requests stand alone and which
+        are in a sum depends on all.
         """
         if self._ended:
             return
@@ -239,15 +241,19 @@ class BatchRecording(Guarded):
         self.update(batch)
         self._ended = True
         if self._spans is not None:
-            for request in self._selection.drain() if self._selection else ():
-                self._spans.emit(request)
-            for (model, kind), rolled in sorted(self._rolled.items()):
-                self._spans.emit_rollup(model, kind, rolled)
+            if self._selection is not None and not missing:
+                self._emit_chosen(self._spans, self._selection)
             self._end_span(batch)
         self._count(batch)
         self._sum_up(batch)
         self._stop_waiting()
         self._prove()
+
+    def _emit_chosen(self, spans: RequestSpans, selection: Selection[Request]) -> None:
+        for request in selection.drain():
+            spans.emit(request)
+        for (model, kind), rolled in sorted(self._rolled.items()):
+            spans.emit_rollup(model, kind, rolled)
 
     def _claim(self) -> None:
         # Only now, for others may wait for the batch, too: whoever reads first tells of it.
