@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
-from weakref import WeakValueDictionary
+from weakref import ref
 
 from otel_bridge.process import renew_after_fork
 
@@ -20,9 +20,11 @@ if TYPE_CHECKING:
 THREAD_KEYS = ("session_id", "thread_id", "conversation_id")
 """Metadata by which LangSmith groups traces into a thread; every run of it has to carry them."""
 _START_FORMAT = "%Y%m%dT%H%M%S%fZ"
+_TRIES = 8
+"""Open spans that are passed over, at most, for one to forget; the bound is passed then."""
 
 
-@dataclass(slots=True, weakref_slot=True)
+@dataclass(slots=True)
 class RunContext:
     """A run that other runs can hang below; `dotted_order` ends with its own segment."""
 
@@ -33,14 +35,19 @@ class RunContext:
     project: str | None = None
     parts: int = 1
     """Number of LangSmith traces that the runs below a batch are spread over."""
-    span: ReadableSpan | None = None
-    """The open span, while it lives in this process and is not posted yet."""
+    span: ref[ReadableSpan] | None = None
+    """The open span, for as long as somebody in this process has it."""
     parent: RunContext | None = None
     span_id: int = 0
     thread: Mapping[str, str] = field(default_factory=dict)
     """Which thread the trace belongs to, by `THREAD_KEYS`."""
     counts_calls: bool = False
     """Whether the run counts a model call itself, as those of `wrap_anthropic` do."""
+
+    @property
+    def held(self) -> bool:
+        """Whether somebody still has the open span."""
+        return self.span is not None and self.span() is not None
 
     @classmethod
     def from_dotted_order(cls, dotted_order: str, project: str | None = None) -> RunContext | None:
@@ -86,20 +93,17 @@ def nearest(known: RunContext | None, active: RunContext | None) -> RunContext |
     return active if active.start_ns > known.start_ns else known
 
 
-_RUN = "_otel_bridge_run"
-
-
 class Ancestry:
     """Runs by span id, kept while spans may still be started below them.
 
-    That of a span that is held to is known for as long as somebody holds the span: a batch may
-    be waited for over 24 hours, and spans that end below it then belong there. Others are
-    remembered, up to a bound.
+    That of an open span is known for as long as somebody has the span: a batch may be waited for
+    over 24 hours, and its requests belong below it. Others are remembered, up to a bound.
     """
 
     def __init__(self, size: int = 10_000) -> None:
         self._runs: OrderedDict[int, RunContext] = OrderedDict()
-        self._open: WeakValueDictionary[int, RunContext] = WeakValueDictionary()
+        self.peek = self._runs.get
+        """Look a run up, in passing."""
         self._size = size
         self.after_fork()
         renew_after_fork(self)
@@ -108,32 +112,24 @@ class Ancestry:
         """A lock that a thread held while its process forked would be held for ever."""
         self._lock = threading.Lock()
 
-    def peek(self, span_id: int) -> RunContext | None:
-        """Look a run up, in passing."""
-        return self._runs.get(span_id) or self._open.get(span_id)
-
     def get(self, span_id: int) -> RunContext | None:
         run = self._runs.get(span_id)
-        if run is None:
-            return self._open.get(span_id)
-        with self._lock:
-            if span_id in self._runs:
-                self._runs.move_to_end(span_id)  # what spans are started below stays
+        if run is not None:
+            with self._lock:
+                if span_id in self._runs:
+                    self._runs.move_to_end(span_id)  # what spans are started below stays
         return run
-
-    def hold(self, span: ReadableSpan, run: RunContext) -> None:
-        """Remember, and know it for as long as the span object is there."""
-        span_id = span.context.span_id
-        vars(span)[_RUN] = run
-        self._open[span_id] = run
-        self.note(span_id, run)
 
     def note(self, span_id: int, run: RunContext) -> None:
         """Remember; what was asked for longest ago goes when there are too many."""
         with self._lock:
             self._runs[span_id] = run
-            if len(self._runs) > self._size:
-                self._runs.popitem(last=False)
+            for _ in range(_TRIES):
+                if len(self._runs) <= self._size:
+                    break
+                oldest, its = self._runs.popitem(last=False)
+                if its.held:
+                    self._runs[oldest] = its
 
 
 ancestry = Ancestry()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
+from weakref import ref
 
 from otel_bridge import content, semconv
 from otel_bridge.langsmith import lineage, runs
@@ -45,8 +46,8 @@ class Mirror:
             return  # nothing hangs below a batch's requests, and they hang below it alone
         parent = lineage.parent_of(span, parent_context)
         run = lineage.place(span, parent, attributes, self._opened)
-        run.span = span
-        ancestry.hold(span, run)
+        run.span = ref(span)
+        ancestry.note(span.context.span_id, run)
         if attributes.get(semconv.GEN_AI_OPERATION_NAME) == "batch":
             self._post_open(run)
 
@@ -139,7 +140,7 @@ class Mirror:
         if self.delivery is None:
             return
         for node in reversed([run, *lineage.above(run)]):
-            span = node.span
+            span = node.span() if node.span is not None else None
             if span is None:
                 continue
             me = object()
