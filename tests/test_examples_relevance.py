@@ -17,15 +17,19 @@ EXAMPLE = Path(__file__).parent.parent / "examples" / "relevance.py"
 FAILING = {"relevance-13": "refusal", "relevance-37": "expired"}
 
 
-def test_one_command_runs_it_against_the_simulator() -> None:
-    ends = [word for each in FAILING.items() for word in ("--end", "=".join(each))]
-    ran = subprocess.run(
-        [sys.executable, "-m", "otel_bridge.simulator", *ends, sys.executable, str(EXAMPLE)],
+def simulate(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "otel_bridge.simulator", *arguments],
         capture_output=True,
         text=True,
         timeout=100,
         check=False,
     )
+
+
+def test_one_command_runs_it_against_the_simulator() -> None:
+    ends = [word for each in FAILING.items() for word in ("--end", "=".join(each))]
+    ran = simulate(*ends, sys.executable, str(EXAMPLE))
     assert ran.returncode == 0, ran.stderr
     assert "98 of 100 papers scored" in ran.stdout
     assert "API answered: succeeded 99, expired 1" in ran.stderr
@@ -35,13 +39,7 @@ def test_one_command_runs_it_against_the_simulator() -> None:
 
 @pytest.mark.parametrize("end", ["relevance-13", "=refusal", "relevance-13=gone"])
 def test_an_end_that_there_is_not_is_refused(end: str) -> None:
-    ran = subprocess.run(
-        [sys.executable, "-m", "otel_bridge.simulator", "--end", end, "true"],
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-    )
+    ran = simulate("--end", end, "true")
     assert ran.returncode == 2
     assert f"argument --end: {end!r} is no CUSTOM_ID=HOW" in ran.stderr
 

@@ -71,7 +71,7 @@ def _due(
     for batch_id in batch_ids:
         if batch_id not in found:
             found[batch_id] = yield from ask(
-                lambda batch_id=batch_id: api.retrieve(batch_id),  # type: ignore[misc]
+                partial(api.retrieve, batch_id),
                 batch_id,
             )
     wanted, others = [], []

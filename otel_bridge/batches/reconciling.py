@@ -12,6 +12,7 @@ import logging
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import anthropic
@@ -107,7 +108,7 @@ def find(
     found: list[Found] | None = None
     fault = ""
     for pause in _LOOKS if fresh else _LOOKS[:1]:
-        yield lambda pause=pause: api.sleep(pause)  # type: ignore[misc]
+        yield partial(api.sleep, pause)
         try:
             found = yield from _candidates(api, journal, custom_ids, since)
         except Exception as error:  # noqa: BLE001 - what is not known stays so, whatever the fault
@@ -214,7 +215,7 @@ def _retrieve(api: SyncApi | AsyncApi, batch_id: str) -> Flow[Any]:
         try:
             return (yield lambda: api.retrieve(batch_id))
         except anthropic.NotFoundError:
-            yield lambda pause=pause: api.sleep(pause)  # type: ignore[misc]
+            yield partial(api.sleep, pause)
     try:
         return (yield lambda: api.retrieve(batch_id))
     except anthropic.NotFoundError:

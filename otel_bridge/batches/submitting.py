@@ -8,6 +8,7 @@ import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
@@ -178,7 +179,7 @@ def _call(api: SyncApi | AsyncApi, journal: Journal, requests: Sequence[Request]
             if error.status_code in _BUSY and attempt + 1 < _ATTEMPTS:
                 pause = _backoff(attempt, error)
                 logger.warning("The API is busy (%s); trying in %.0f s", error.status_code, pause)
-                yield lambda pause=pause: api.sleep(pause)  # type: ignore[misc]
+                yield partial(api.sleep, pause)
                 continue
             if error.status_code < 500 or error.status_code in _BUSY:
                 raise refused(error) from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING
 
 import anthropic
@@ -71,5 +72,5 @@ def wait(
             if facts.status == "ended":
                 return facts
         delay = pause * random.uniform(0.9, 1.1)  # noqa: S311 - jitter, not a secret
-        yield lambda delay=delay: api.sleep(delay)  # type: ignore[misc]
+        yield partial(api.sleep, delay)
         pause = min(pause * 1.5, max(settings.poll_max_interval, settings.poll_interval))
