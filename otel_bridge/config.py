@@ -12,8 +12,8 @@ from typing import Any
 
 from platformdirs import user_state_path
 
+from otel_bridge._core.redaction import Hook, Redaction
 from otel_bridge.errors import ConfigurationError
-from otel_bridge.redaction import Hook, Redaction
 
 logger = logging.getLogger(__name__)
 _warned: set[tuple[str, str]] = set()

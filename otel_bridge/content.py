@@ -12,8 +12,8 @@ from typing import Any
 import orjson
 
 from otel_bridge import semconv
-from otel_bridge.process import renew_after_fork
-from otel_bridge.redaction import Hook
+from otel_bridge._core.lifecycle import renew_after_fork
+from otel_bridge._core.redaction import Hook
 
 Json = dict[str, Any]
 

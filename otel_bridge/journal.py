@@ -15,9 +15,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
+from otel_bridge._core.lifecycle import renew_after_fork
+from otel_bridge._core.process_lock import ProcessLock
 from otel_bridge.journal_file import JournalFile
-from otel_bridge.owner import Owner
-from otel_bridge.process import renew_after_fork
 
 Leg = Literal["spans", "runs"]
 
@@ -86,7 +86,7 @@ class Journal:
 
     def __init__(self, directory: Path | None) -> None:
         self._file = JournalFile(directory)
-        self._owner = Owner(directory) if directory else None
+        self._owner = ProcessLock(directory) if directory else None
         self._telling: set[str] = set()
         self._underway: set[int | None] = set()
         renew_after_fork(self)
@@ -210,7 +210,7 @@ class Journal:
             )
             found = [Submission.of_row(row) for row in rows]
             underway = any(
-                each.intent in self._underway or self._lives(each.owner) for each in found
+                each.intent in self._underway or self._is_alive(each.owner) for each in found
             )
             return [] if underway else found
 
@@ -258,7 +258,7 @@ class Journal:
             (teller,) = db.execute(
                 "SELECT teller FROM submissions WHERE batch_id = ?", (batch_id,)
             ).fetchone()
-            if batch_id in self._telling or self._lives(teller):
+            if batch_id in self._telling or self._is_alive(teller):
                 return False
             db.execute(
                 "UPDATE submissions SET teller = ? WHERE batch_id = ?", (self._name, batch_id)
@@ -291,7 +291,7 @@ class Journal:
             counted, counter = db.execute(
                 "SELECT counted, counter FROM submissions WHERE batch_id = ?", (batch_id,)
             ).fetchone()
-            if counted or (counter and (counter == self._name or self._lives(counter))):
+            if counted or (counter and (counter == self._name or self._is_alive(counter))):
                 return False
             db.execute(
                 "UPDATE submissions SET counter = ? WHERE batch_id = ?", (self._name, batch_id)
@@ -338,8 +338,8 @@ class Journal:
 
         return self._file.do(read, {})
 
-    def _lives(self, owner: str) -> bool:
-        return self._owner is not None and owner != self._owner.name and self._owner.lives(owner)
+    def _is_alive(self, owner: str) -> bool:
+        return self._owner is not None and owner != self._owner.name and self._owner.is_alive(owner)
 
     @property
     def _name(self) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from otel_bridge.process import renew_after_fork
+from otel_bridge._core.lifecycle import renew_after_fork
 
 logger = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ from operator import add, attrgetter
 from typing import Any
 
 from otel_bridge import semconv
-from otel_bridge.jsons import object_of, objects_in
+from otel_bridge._core.json import as_object, as_objects
 
 _MOST = 2**40
 """Beyond any count of tokens; sums of malformed ones must not leave 64 bits."""
@@ -77,18 +77,18 @@ class TokenUsage:
         The tokens of beta `compaction` iterations are billed and are not in the top-level
         figures, so they are added. Absent, null and malformed fields count as 0.
         """
-        usage = object_of(usage)
+        usage = as_object(usage)
         if not usage:
             return cls()
         total = cls._from_flat(usage)
-        for step in objects_in(usage.get("iterations")):
+        for step in as_objects(usage.get("iterations")):
             if step.get("type") == "compaction":
                 total += cls._from_flat(step)
         return total
 
     @classmethod
     def _from_flat(cls, usage: Mapping[str, Any]) -> TokenUsage:
-        split = object_of(usage.get("cache_creation"))
+        split = as_object(usage.get("cache_creation"))
         ephemeral_5m = _count(split.get("ephemeral_5m_input_tokens"))
         ephemeral_1h = _count(split.get("ephemeral_1h_input_tokens"))
         return cls(
@@ -98,8 +98,8 @@ class TokenUsage:
             ephemeral_5m,
             ephemeral_1h,
             _count(usage.get("output_tokens")),
-            _count(object_of(usage.get("output_tokens_details")).get("thinking_tokens")),
-            _count(object_of(usage.get("server_tool_use")).get("web_search_requests")),
+            _count(as_object(usage.get("output_tokens_details")).get("thinking_tokens")),
+            _count(as_object(usage.get("server_tool_use")).get("web_search_requests")),
         )
 
     def to_attributes(self, *, legacy: bool = True) -> dict[str, int]:

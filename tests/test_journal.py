@@ -17,10 +17,10 @@ import pytest
 from opentelemetry.sdk.trace import SpanProcessor
 
 from otel_bridge import SubmissionAmbiguousError, identity, journal_file, semconv
+from otel_bridge._core.process_lock import ProcessLock
 from otel_bridge.batches import reconciling, submitting
 from otel_bridge.journal import Journal, Part, Submission
 from otel_bridge.journal_file import KEPT_SECONDS
-from otel_bridge.owner import Owner
 
 Make = Callable[[int], list[dict[str, Any]]]
 OUTPUT = "gen_ai.client.inference.usage.output_tokens"
@@ -332,9 +332,9 @@ def test_a_journal_that_is_asked_while_it_works_neither_hangs_nor_breaks(
 
 
 def test_what_ended_owners_leave_goes(tmp_path: Path) -> None:
-    program = "import os, pathlib, sys; from otel_bridge.owner import Owner\n"
-    program += "Owner(pathlib.Path(sys.argv[1])).name; os._exit(9)"
-    living = Owner(tmp_path)
+    program = "import os, pathlib, sys; from otel_bridge._core.process_lock import ProcessLock\n"
+    program += "ProcessLock(pathlib.Path(sys.argv[1])).name; os._exit(9)"
+    living = ProcessLock(tmp_path)
     for _ in range(2):
         subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=False)
     owners = tmp_path / "owners"

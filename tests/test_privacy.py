@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from otel_bridge import BatchError, ConfigurationError, Settings, redaction
+from otel_bridge import BatchError, ConfigurationError, Settings
+from otel_bridge._core import redaction
 
 SECRETS = (b"secret question", b"secret system", b"Answer to", b"secret_tool", b"secret argument")
 

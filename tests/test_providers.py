@@ -20,7 +20,7 @@ from opentelemetry.sdk.metrics.view import (
 )
 from opentelemetry.sdk.trace import TracerProvider
 
-from otel_bridge.providers import record_many
+from otel_bridge._core.otel_sdk import record_many
 
 ATTRIBUTES = {"gen_ai.request.model": "claude", "gen_ai.token.type": "input"}
 VIEWS: dict[str, list[View]] = {

@@ -11,18 +11,12 @@ import otel_bridge
 PACKAGE = Path(otel_bridge.__file__).parent
 
 FLOORS = {
-    "aside": 0,
+    "_core": 0,
     "errors": 0,
-    "jsons": 0,
     "semconv": 0,
     "version": 0,
-    "ours": 0,
-    "owner": 0,
-    "process": 0,
-    "redaction": 0,
     "runtime_context": 0,
     "config": 1,
-    "providers": 1,
     "usage": 1,
     "identity": 1,
     "pricing": 2,

@@ -16,8 +16,8 @@ from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 
 from otel_bridge import BatchError, BatchExecutor, BatchHandle, identity, semconv
+from otel_bridge._core.redaction import Redaction
 from otel_bridge.batches import base
-from otel_bridge.redaction import Redaction
 from otel_bridge.simulator import (
     CapturedSpan,
     LangSmithCapture,

@@ -15,9 +15,9 @@ import anthropic
 import anyio
 from anthropic._decoders.jsonl import AsyncJSONLDecoder, JSONLDecoder
 
-from otel_bridge.aside import aside
+from otel_bridge._core.own_clients import mark_own_client
+from otel_bridge._core.threads import run_in_thread
 from otel_bridge.batches.flows import Stream, stream, stream_async
-from otel_bridge.ours import ours
 from otel_bridge.telemetry import Lines
 
 if TYPE_CHECKING:
@@ -38,12 +38,14 @@ def _results_path(batch_id: str) -> str:
 
 def _submitting(client: ClientT) -> ClientT:
     """A copy without retries: a repeated create after a timeout is a second batch to pay for."""
-    return ours(client.with_options(max_retries=0))
+    return mark_own_client(client.with_options(max_retries=0))
 
 
 def _quiet(client: ClientT) -> ClientT:
     """A copy whose calls make no spans of the SDK: polls are not the user's traces."""
-    return ours(client.with_options(open_telemetry={**client.open_telemetry, "traces": False}))
+    return mark_own_client(
+        client.with_options(open_telemetry={**client.open_telemetry, "traces": False})
+    )
 
 
 class SyncApi:
@@ -87,7 +89,7 @@ class SyncApi:
         """Tell a callback."""
         callback(news)
 
-    def aside(self, work: Callable[[], T]) -> T:
+    def run_in_thread(self, work: Callable[[], T]) -> T:
         """Do what may take a while."""
         return work()
 
@@ -182,9 +184,9 @@ class AsyncApi:
         if inspect.isawaitable(told):
             await told
 
-    async def aside(self, work: Callable[[], T]) -> T:
+    async def run_in_thread(self, work: Callable[[], T]) -> T:
         """Do what may take a while on a thread: the event loop must not wait."""
-        return await aside(work)
+        return await run_in_thread(work)
 
     async def each(self, flow: Stream[T], take: Callable[[T], None]) -> int:
         """Have `take` get all values of a stream; how many these were."""

@@ -154,7 +154,7 @@ class ExecutorBase:
                 raise AssertionError("a batch that was seen has a recording")
             collector = Collector(handle, facts, handle.recording)
             yield from read_all(collector, self.api, handle.id, chosen, self.on_given)
-            yield lambda: self.api.aside(lambda: self._finish(collector, handle))
+            yield lambda: self.api.run_in_thread(lambda: self._finish(collector, handle))
         except READ_FAULTS as error:
             raise unreadable(f"results of batch {handle.id}", error) from error
         finally:
@@ -189,7 +189,7 @@ class ExecutorBase:
         with structured_span(self.recorder, plan.schema_name, plan.models, len(requests)) as tell:
             results = yield from self.whole(requests, new=False)
             validated: StructuredResults[T] = yield partial(
-                self.api.aside, partial(plan.validated, results)
+                self.api.run_in_thread, partial(plan.validated, results)
             )
             tell(
                 Structured(validated.batch_ids, validated.outcomes, validated.usage, validated.cost)

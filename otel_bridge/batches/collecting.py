@@ -105,13 +105,15 @@ def read_all(
             while (arrived := (yield partial(api.next_of, lines))) is not None:
                 yield Give(chosen(collector.take(arrived)))
                 given()
-                yield lambda: api.aside(collector.record)
+                yield lambda: api.run_in_thread(collector.record)
         except READ_FAULTS as error:
             if attempt + 1 == READS and not collector.complete:
                 raise
             logger.warning("Reading results broke off (%s)", type(error).__name__)
         finally:
             yield partial(api.close, lines)
-            yield lambda: api.aside(collector.record)  # the last ones, where the reader goes away
+            yield lambda: api.run_in_thread(
+                collector.record
+            )  # the last ones, where the reader goes away
         if collector.complete:
             return

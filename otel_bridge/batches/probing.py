@@ -11,9 +11,9 @@ from typing import Any
 import anthropic
 import orjson
 
+from otel_bridge._core.json import as_object
 from otel_bridge.batches.faults import CALL_FAULTS, CLIENT_FAULTS, failure, no_client
 from otel_bridge.errors import BatchError
-from otel_bridge.jsons import object_of
 
 _TIMEOUT = 5.0
 
@@ -42,7 +42,7 @@ def probe() -> Probed:
         raise failure(error, str(client.base_url)) from error
     finally:
         client.close()
-    if not isinstance(object_of(_json(answer.read())).get("data"), list):
+    if not isinstance(as_object(_json(answer.read())).get("data"), list):
         raise BatchError(f"{client.base_url}: what answers is not the Message Batches API")
     return Probed(
         str(client.base_url),

@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any
 import anthropic
 import orjson
 
+from otel_bridge._core.json import as_object, as_text
 from otel_bridge.batches.faults import READ_FAULTS, describe
 from otel_bridge.batches.flows import Flow
 from otel_bridge.batches.probing import skew
 from otel_bridge.errors import SubmissionAmbiguousError
-from otel_bridge.jsons import object_of, text_of
 from otel_bridge.telemetry import BatchFacts
 
 if TYPE_CHECKING:
@@ -185,7 +185,7 @@ def _custom_ids(lines: Iterable[bytes]) -> Iterator[str]:
     """Whose results whole lines are."""
     for line in lines:
         with contextlib.suppress(orjson.JSONDecodeError):
-            custom_id = text_of(object_of(orjson.loads(line)).get("custom_id"))
+            custom_id = as_text(as_object(orjson.loads(line)).get("custom_id"))
             if custom_id is not None:
                 yield custom_id
 

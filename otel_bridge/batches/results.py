@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from anthropic.types import ErrorResponse, Message
 from anthropic.types.messages import MessageBatchIndividualResponse
 
-from otel_bridge.jsons import object_of, text_of
+from otel_bridge._core.json import as_object, as_text
 from otel_bridge.pricing import Cost, price
 from otel_bridge.telemetry import (
     ERRORED,
@@ -33,7 +33,7 @@ class BatchResult:
         self.raw = raw
         """The API's own line, without its end."""
         self._line = line
-        self._result = object_of(line.get("result"))
+        self._result = as_object(line.get("result"))
 
     def __repr__(self) -> str:
         return f"BatchResult(custom_id={self.custom_id!r}, type={self.type!r})"
@@ -49,7 +49,7 @@ class BatchResult:
 
         `unknown` where it says none of these.
         """
-        kind, told = kind_of(self._result), text_of(self._result.get("type"))
+        kind, told = kind_of(self._result), as_text(self._result.get("type"))
         return told if kind == UNKNOWN and told and told not in OUTCOMES else kind
 
     @property
@@ -65,7 +65,7 @@ class BatchResult:
     @cached_property
     def error(self) -> ErrorResponse | None:
         """The API's error of an errored request as the SDK's type."""
-        error = object_of(self._result.get("error"))
+        error = as_object(self._result.get("error"))
         return ErrorResponse.construct(**error) if error else None
 
     @property

@@ -11,11 +11,11 @@ from typing import Any, Generic, Literal, TypeVar, cast
 
 import orjson
 
+from otel_bridge._core.json import as_object, as_objects, as_text
 from otel_bridge.batches.requests import Request, models_of, validate_requests
 from otel_bridge.batches.results import BatchResult, BatchResults, ById
 from otel_bridge.batches.schemas import schema_of
 from otel_bridge.errors import RequestsError
-from otel_bridge.jsons import object_of, objects_in, text_of
 from otel_bridge.pricing import Cost
 from otel_bridge.telemetry import ERRORED, VALID, error_of
 from otel_bridge.usage import TokenUsage
@@ -195,9 +195,9 @@ class Plan(Generic[T]):
 
     def _answer(self, result: BatchResult) -> str | bytes:
         message = result.to_dict()["result"]["message"]
-        blocks = objects_in(message.get("content"))
+        blocks = as_objects(message.get("content"))
         if self._tool is None:
-            texts = (text_of(each.get("text")) for each in blocks if each.get("type") == "text")
+            texts = (as_text(each.get("text")) for each in blocks if each.get("type") == "text")
             return "".join(filter(None, texts))
         for each in blocks:
             if each.get("type") == "tool_use" and each.get("name") == self._tool:
@@ -208,7 +208,7 @@ class Plan(Generic[T]):
 def _failure(result: BatchResult) -> Failure | None:
     """Why there is no answer to validate, None when there is one."""
     if not result.succeeded:
-        told = object_of(result.to_dict().get("result"))
+        told = as_object(result.to_dict().get("result"))
         if result.type == ERRORED:
             return Failure(ERRORED, ": ".join(filter(None, error_of(told))))
         said = {
@@ -222,7 +222,7 @@ def _failure(result: BatchResult) -> Failure | None:
     answer = result.to_dict()["result"]["message"]
     stop = answer.get("stop_reason")
     if stop == "refusal":
-        why = text_of(object_of(answer.get("stop_details")).get("explanation"))
+        why = as_text(as_object(answer.get("stop_details")).get("explanation"))
         return Failure("refusal", why or "the model refused to answer")
     if stop in _CUT:
         tokens = result.usage.output_tokens

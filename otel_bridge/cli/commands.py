@@ -14,6 +14,7 @@ from pathlib import Path
 import click
 import orjson
 
+from otel_bridge._core.json import as_object
 from otel_bridge.batches import (
     BatchHandle,
     read_requests,
@@ -36,7 +37,6 @@ from otel_bridge.errors import (
     ConfigurationError,
     PartialSubmissionError,
 )
-from otel_bridge.jsons import object_of
 from otel_bridge.version import __version__
 
 logger = logging.getLogger(__name__)
@@ -159,7 +159,7 @@ def _handles(batch: str) -> list[BatchHandle]:
     if not batch or not path.is_file():
         return [BatchHandle(batch, 0)]
     try:
-        told = object_of(orjson.loads(path.read_bytes())).get("handles")
+        told = as_object(orjson.loads(path.read_bytes())).get("handles")
         handles = [BatchHandle.from_dict(each) for each in told] if isinstance(told, list) else []
     except (orjson.JSONDecodeError, ConfigurationError, OSError) as error:
         raise _no_handles(batch) from error

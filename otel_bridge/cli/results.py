@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from otel_bridge._core.json import as_objects, as_text
 from otel_bridge.errors import ConfigurationError
-from otel_bridge.jsons import objects_in, text_of
 from otel_bridge.usage import TokenUsage
 
 if TYPE_CHECKING:
@@ -103,16 +103,16 @@ def _parquet(path: str) -> Iterator[Sink]:
 def _row(result: BatchResult) -> dict[str, Any]:
     message = result.to_dict()["result"]["message"] if result.succeeded else {}
     texts = [
-        text_of(block.get("text")) or ""
-        for block in objects_in(message.get("content"))
+        as_text(block.get("text")) or ""
+        for block in as_objects(message.get("content"))
         if block.get("type") == "text"
     ]
     return {
         "custom_id": result.custom_id,
         "type": result.type,
         "error_type": result.error_type,
-        "model": text_of(message.get("model")),
-        "stop_reason": text_of(message.get("stop_reason")),
+        "model": as_text(message.get("model")),
+        "stop_reason": as_text(message.get("stop_reason")),
         "text": "".join(texts) if message else None,
         **{name: getattr(result.usage, name) for name in _TOKENS},
         "cost_usd": result.cost.total_cost if result.cost is not None else None,

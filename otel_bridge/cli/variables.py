@@ -7,12 +7,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
+from otel_bridge._core.redaction import Redaction
 from otel_bridge.cli.checks import Check
 from otel_bridge.cli.environment import EXPORTERS, check_exporters
 from otel_bridge.cli.telemetry import Complaints, set_up_sdk
 from otel_bridge.config import VARIABLES, Settings, Variable
 from otel_bridge.errors import ConfigurationError
-from otel_bridge.redaction import Redaction
 
 _STANDARD = {
     "ANTHROPIC_API_KEY": "key of the Anthropic API",

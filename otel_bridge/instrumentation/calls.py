@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from otel_bridge.ours import is_ours
+from otel_bridge._core.own_clients import is_own_client
 
 if TYPE_CHECKING:
     from otel_bridge.instrumentation.watch import Watch
@@ -101,7 +101,7 @@ def _unseen(what: str) -> Iterator[None]:
 
 
 def _watch_for(resource: Any, find: Find) -> Watch | None:
-    return None if is_ours(getattr(resource, "_client", None)) else find()
+    return None if is_own_client(getattr(resource, "_client", None)) else find()
 
 
 def _hand_over(answer: Any, take: Take) -> None:

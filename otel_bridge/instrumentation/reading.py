@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 import anyio
 
-from otel_bridge.aside import aside
+from otel_bridge._core.shield import Guarded, guarded
+from otel_bridge._core.threads import run_in_thread
 from otel_bridge.telemetry import Lines, Pass
-from otel_bridge.telemetry.guard import Guarded, guarded
 
 if TYPE_CHECKING:
     from otel_bridge.instrumentation.watch import Watch, Watched
@@ -67,14 +67,14 @@ class Reading(Guarded):
                 yield chunk
                 given = self._given
                 if len(given) >= _LINES_PER_HOP or sum(map(len, given)) > _BYTES_PER_HOP:
-                    await aside(partial(self.take, self._taken()))
+                    await run_in_thread(partial(self.take, self._taken()))
             whole = True
         finally:
             last = self._taken() + ([lines.rest()] if whole else [])
             with anyio.CancelScope(shield=True):
                 with contextlib.suppress(Exception):
                     await _close_async(chunks)
-                await aside(partial(self.close, last, whole=whole))
+                await run_in_thread(partial(self.close, last, whole=whole))
 
     @guarded
     def take(self, lines: list[bytes]) -> None:

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from otel_bridge import carrier as carriers
+from otel_bridge._core.lifecycle import renew_after_fork
 from otel_bridge.instrumentation.reading import Reading
 from otel_bridge.instrumentation.sent import Params, Sent
 from otel_bridge.journal import Part
-from otel_bridge.process import renew_after_fork
 from otel_bridge.telemetry import BatchFacts, BatchRecorder, Tally
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from opentelemetry.trace import StatusCode
 
 from otel_bridge import semconv
-from otel_bridge.process import renew_after_fork
+from otel_bridge._core.lifecycle import renew_after_fork
 
 if TYPE_CHECKING:
     from otel_bridge.langsmith.runs import View

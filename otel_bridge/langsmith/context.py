@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 from weakref import ref
 
-from otel_bridge.process import renew_after_fork
+from otel_bridge._core.lifecycle import renew_after_fork
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan

@@ -12,11 +12,11 @@ from pathlib import Path
 
 from langsmith import Client
 
+from otel_bridge._core.lifecycle import close_with_process, renew_after_fork
 from otel_bridge.langsmith.connecting import Destination, connect
 from otel_bridge.langsmith.multipart import Body, Operation, encode
 from otel_bridge.langsmith.sending import Refusal, Sender
 from otel_bridge.langsmith.spool import LeftBehind, Spool
-from otel_bridge.process import close_with_process, renew_after_fork
 
 logger = logging.getLogger(__name__)
 

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
+from otel_bridge._core.lifecycle import close_with_process
 from otel_bridge.config import Settings
 from otel_bridge.langsmith.connecting import say_absent
 from otel_bridge.langsmith.delivery import Delivery
 from otel_bridge.langsmith.mirroring import Mirror
 from otel_bridge.langsmith.ordering import Ordering
-from otel_bridge.process import close_with_process
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any, Literal
 from weakref import ref
 
 from otel_bridge import content, semconv
+from otel_bridge._core.otel_sdk import add_attributes
 from otel_bridge.langsmith import lineage, runs
 from otel_bridge.langsmith.calls import Calls
 from otel_bridge.langsmith.choice import Choice, first_to_take, taken
 from otel_bridge.langsmith.context import RunContext, ancestry
 from otel_bridge.langsmith.multipart import Operation
 from otel_bridge.langsmith.stamps import stamps
-from otel_bridge.providers import add_attributes
 
 if TYPE_CHECKING:
     from opentelemetry import trace

@@ -9,7 +9,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from otel_bridge.process import renew_after_fork
+from otel_bridge._core.lifecycle import renew_after_fork
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import requests
 
+from otel_bridge._core.json import as_object, as_text
 from otel_bridge.errors import DeliveryError
-from otel_bridge.jsons import object_of, text_of
 from otel_bridge.langsmith.connecting import FAULTS, answer_to, connect, reason_of
 
 _CALLS = ("/info", "/sessions?limit=1")
@@ -21,7 +21,7 @@ def probe() -> str:
     for path in _CALLS:
         try:
             answer = client.request_with_retries("GET", path)
-            version = version or text_of(object_of(answer.json()).get("version"))
+            version = version or as_text(as_object(answer.json()).get("version"))
         except requests.JSONDecodeError as error:
             raise DeliveryError(f"{client.api_url}: what answers is not LangSmith's API") from error
         except FAULTS as error:

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
 
+from otel_bridge._core.otel_sdk import put_first, span_processors
 from otel_bridge.config import Settings
 from otel_bridge.langsmith.connecting import say_absent
 from otel_bridge.langsmith.context import ancestry
 from otel_bridge.langsmith.delivery import Delivery
 from otel_bridge.langsmith.metrics import observe
 from otel_bridge.langsmith.mirroring import Mirror
-from otel_bridge.providers import put_first, span_processors
 
 if TYPE_CHECKING:
     from typing import Any

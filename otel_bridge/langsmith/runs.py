@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 from opentelemetry.trace import StatusCode
 
 from otel_bridge import content, semconv
+from otel_bridge._core.otel_sdk import attributes_of
 from otel_bridge.langsmith import dialects
 from otel_bridge.pricing import PART_NAMES, Cost, price
-from otel_bridge.providers import attributes_of
 from otel_bridge.usage import TokenUsage
 
 if TYPE_CHECKING:

@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from otel_bridge._core.process_lock import ProcessLock
 from otel_bridge.langsmith import envelope
 from otel_bridge.langsmith.connecting import Destination
 from otel_bridge.langsmith.envelope import Label
 from otel_bridge.langsmith.multipart import Body
-from otel_bridge.owner import Owner
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ class Spool:
         self, state_dir: Path | None, destination: Destination, limit: int = DISK_BYTES
     ) -> None:
         self._root = state_dir / "spool" if state_dir else None
-        self._owner = Owner(state_dir) if state_dir else None
+        self._owner = ProcessLock(state_dir) if state_dir else None
         self._destination = destination
         self._limit = limit
         self._taken, self._measured = 0, -math.inf
@@ -213,7 +213,7 @@ class Spool:
             return
         for folder in sorted(self._root.iterdir()):
             if folder.name == _REFUSED or (
-                folder.name != self._owner.name and not self._owner.lives(folder.name)
+                folder.name != self._owner.name and not self._owner.is_alive(folder.name)
             ):
                 yield folder
 

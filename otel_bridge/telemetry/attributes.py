@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from otel_bridge import content, semconv
-from otel_bridge.jsons import text_of
+from otel_bridge._core.json import as_text
 from otel_bridge.pricing import Cost
 from otel_bridge.telemetry.batch import SUCCEEDED, BatchFacts, Outcome, tier_of
 from otel_bridge.usage import TokenUsage
@@ -85,10 +85,10 @@ def response_attributes(outcome: Outcome) -> Attributes:
     values = {
         semconv.ERROR_TYPE: outcome.error_type,
         semconv.ANTHROPIC_REQUEST_ID: outcome.request_id,
-        semconv.GEN_AI_RESPONSE_ID: text_of(message.get("id")),
-        semconv.GEN_AI_RESPONSE_MODEL: text_of(message.get("model")),
+        semconv.GEN_AI_RESPONSE_ID: as_text(message.get("id")),
+        semconv.GEN_AI_RESPONSE_MODEL: as_text(message.get("model")),
         semconv.GEN_AI_RESPONSE_FINISH_REASONS: content.finish_reasons(message),
-        semconv.ANTHROPIC_STOP_REASON: text_of(message.get("stop_reason")),
+        semconv.ANTHROPIC_STOP_REASON: as_text(message.get("stop_reason")),
         semconv.ANTHROPIC_RESPONSE_SERVICE_TIER: tier_of(message),
     }
     return {name: value for name, value in values.items() if value}

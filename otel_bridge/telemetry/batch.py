@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from otel_bridge.jsons import object_of, text_of
+from otel_bridge._core.json import as_object, as_text
 from otel_bridge.usage import TokenUsage
 
 SUCCEEDED = "succeeded"
@@ -97,18 +97,18 @@ def kind_of(result: Mapping[str, Any]) -> str:
 
 def error_of(result: Mapping[str, Any]) -> tuple[str, str | None]:
     """Type and message of the API's error of an errored request."""
-    error = object_of(object_of(result.get("error")).get("error"))
-    return text_of(error.get("type")) or "error", text_of(error.get("message"))
+    error = as_object(as_object(result.get("error")).get("error"))
+    return as_text(error.get("type")) or "error", as_text(error.get("message"))
 
 
 def model_of(*told: Mapping[str, Any] | None) -> str:
     """The model that the first of an answer and a request tells that tells one."""
-    return next((model for each in told if (model := text_of((each or {}).get("model")))), "")
+    return next((model for each in told if (model := as_text((each or {}).get("model")))), "")
 
 
 def tier_of(message: Mapping[str, Any]) -> str | None:
     """The service tier that an answer tells."""
-    return text_of(object_of(message.get("usage")).get("service_tier"))
+    return as_text(as_object(message.get("usage")).get("service_tier"))
 
 
 @dataclass(slots=True)
@@ -129,14 +129,14 @@ class Outcome:
     @classmethod
     def from_line(cls, line: Mapping[str, Any]) -> Outcome:
         """Read a decoded line; whatever it holds is an outcome, if an unknown one."""
-        result = object_of(line.get("result"))
+        result = as_object(line.get("result"))
         kind = kind_of(result)
         message = error_type = error_message = request_id = None
         if kind == SUCCEEDED:
             message = result["message"]
         elif kind == ERRORED:
             error_type, error_message = error_of(result)
-            request_id = text_of(object_of(result.get("error")).get("request_id"))
+            request_id = as_text(as_object(result.get("error")).get("request_id"))
         elif kind == UNKNOWN:
             error_type = "unknown_result_type"
         else:

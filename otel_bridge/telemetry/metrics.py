@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from otel_bridge import semconv
+from otel_bridge._core.otel_sdk import BoundedFlush, has_metric_readers, record_many
 from otel_bridge.pricing import at_list_price, without_cache
-from otel_bridge.providers import BoundedFlush, has_metric_readers, record_many
 from otel_bridge.telemetry.batch import SUCCEEDED, BatchFacts
 from otel_bridge.telemetry.losses import losses
 from otel_bridge.telemetry.observed import waiting_batches

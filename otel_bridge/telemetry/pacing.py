@@ -6,7 +6,7 @@ import os
 import time
 from typing import Any
 
-from otel_bridge.providers import BoundedFlush, smallest_queue
+from otel_bridge._core.otel_sdk import BoundedFlush, smallest_queue
 from otel_bridge.telemetry.losses import losses
 
 _DEFAULT_QUEUE = 2048

@@ -11,9 +11,9 @@ from opentelemetry import context as otel_context
 from opentelemetry import metrics, trace
 
 from otel_bridge import semconv
+from otel_bridge._core.otel_sdk import exports_spans, sdk_provider
 from otel_bridge.config import Settings
 from otel_bridge.journal import journal_in
-from otel_bridge.providers import exports_spans, sdk_provider
 from otel_bridge.telemetry.attempt import Attempt
 from otel_bridge.telemetry.batch import BatchFacts
 from otel_bridge.telemetry.losses import losses

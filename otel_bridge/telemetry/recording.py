@@ -13,6 +13,7 @@ from opentelemetry import trace
 from opentelemetry.trace import SpanKind, Status, StatusCode
 
 from otel_bridge import identity, semconv
+from otel_bridge._core.shield import Guarded, guarded
 from otel_bridge.pricing import Cost, price
 from otel_bridge.telemetry.attempt import Attempt
 from otel_bridge.telemetry.attributes import batch_attributes, batch_totals
@@ -26,7 +27,6 @@ from otel_bridge.telemetry.batch import (
     model_of,
     tier_of,
 )
-from otel_bridge.telemetry.guard import Guarded, guarded
 from otel_bridge.telemetry.losses import losses
 from otel_bridge.telemetry.pacing import Pacer
 from otel_bridge.telemetry.request_spans import Params, Request, RequestSpans

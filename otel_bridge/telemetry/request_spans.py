@@ -11,6 +11,7 @@ from opentelemetry import trace
 from opentelemetry.trace import SpanKind, Status, StatusCode
 
 from otel_bridge import content, identity, semconv
+from otel_bridge._core.shield import Guarded, guarded
 from otel_bridge.config import Settings
 from otel_bridge.pricing import Cost
 from otel_bridge.telemetry.attributes import (
@@ -19,7 +20,6 @@ from otel_bridge.telemetry.attributes import (
     response_attributes,
 )
 from otel_bridge.telemetry.batch import SUCCEEDED, BatchFacts, Outcome
-from otel_bridge.telemetry.guard import Guarded, guarded
 from otel_bridge.telemetry.pacing import Pacer
 from otel_bridge.telemetry.spans import start_span
 from otel_bridge.telemetry.sums import Sum

@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 
-from otel_bridge.jsons import object_of, text_of
+from otel_bridge._core.json import as_object, as_text
 
 _NAMELESS = "line "
 """With a space, which the API allows in no custom id."""
@@ -81,8 +81,8 @@ class Pass:
         """
         if not raw.strip():
             return None
-        value = object_of(orjson.loads(raw))
-        custom_id = text_of(value.get("custom_id"))
+        value = as_object(orjson.loads(raw))
+        custom_id = as_text(value.get("custom_id"))
         if custom_id is None:
             custom_id = self._name(raw)
             value = {**value, "custom_id": custom_id}

@@ -6,16 +6,16 @@ from collections.abc import Mapping
 from typing import Any
 
 
-def object_of(value: Any) -> Mapping[str, Any]:
+def as_object(value: Any) -> Mapping[str, Any]:
     """An object, an empty one for anything else."""
     return value if isinstance(value, dict) else {}
 
 
-def objects_in(value: Any) -> list[Mapping[str, Any]]:
+def as_objects(value: Any) -> list[Mapping[str, Any]]:
     """The objects of an array, none for anything else."""
     return [each for each in value if isinstance(each, dict)] if isinstance(value, list) else []
 
 
-def text_of(value: Any) -> str | None:
+def as_text(value: Any) -> str | None:
     """A text that is not empty, None for anything else."""
     return value if isinstance(value, str) and value else None

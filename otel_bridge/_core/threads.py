@@ -11,10 +11,10 @@ from anyio.lowlevel import RunVar
 T = TypeVar("T")
 
 _THREADS = 40
-_limiter: RunVar[CapacityLimiter] = RunVar("otel_bridge_aside")
+_limiter: RunVar[CapacityLimiter] = RunVar("otel_bridge_threads")
 
 
-async def aside(work: Callable[[], T]) -> T:
+async def run_in_thread(work: Callable[[], T]) -> T:
     """Do what may take a while on a thread: the event loop must not wait.
 
     Nor must what a service does on anyio's own threads, as FastAPI does all that is not async:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from opentelemetry import metrics, trace
 from opentelemetry.attributes import BoundedAttributes
 
-from otel_bridge.process import renew_after_fork
+from otel_bridge._core.lifecycle import renew_after_fork
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context

@@ -9,7 +9,7 @@ from uuid import uuid4
 from filelock import FileLock
 
 
-class Owner:
+class ProcessLock:
     """A name of one's own in a state directory, locked until `release` or the process's end.
 
     A process id alone would not do: ids are used again, and containers that share a directory
@@ -28,7 +28,7 @@ class Owner:
         if self._lock is None or self._process != os.getpid():
             self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             for left in self._directory.glob("*.lock"):
-                self.lives(left.stem)
+                self.is_alive(left.stem)
             name = f"{os.getpid()}-{uuid4().hex[:12]}"
             lock = self._file(name)
             # With some patience: another's sweep may hold the file for a moment.
@@ -36,7 +36,7 @@ class Owner:
             self._lock, self._name, self._process = lock, name, os.getpid()
         return self._name
 
-    def lives(self, name: str) -> bool:
+    def is_alive(self, name: str) -> bool:
         """Whether the owner of that name still is; what is left of one that is not goes."""
         path = self._directory / f"{name}.lock"
         if not name or not path.exists():

@@ -10,12 +10,12 @@ T = TypeVar("T")
 _clients: WeakSet[Any] = WeakSet()
 
 
-def ours(client: T) -> T:
+def mark_own_client(client: T) -> T:
     """The client, marked as one of ours; copies of it are not."""
     _clients.add(client)
     return client
 
 
-def is_ours(client: Any) -> bool:
+def is_own_client(client: Any) -> bool:
     """Whether a client was marked."""
     return client in _clients
