@@ -2,39 +2,28 @@
 
 from __future__ import annotations
 
-import contextlib
 import contextvars
-import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from opentelemetry import propagate
 from opentelemetry.context import Context
 
+from otel_bridge._core.shield import Shield
 from otel_bridge.langsmith import LangSmithPropagator
 from otel_bridge.telemetry import Attempt
 
 if TYPE_CHECKING:
     from otel_bridge.telemetry import BatchFacts, BatchRecorder, BatchRecording
 
-logger = logging.getLogger(__name__)
-
 _langsmith = LangSmithPropagator()
-
-
-@contextlib.contextmanager
-def never_in_the_way(what: str) -> Iterator[None]:
-    """A propagator's or a progress display's fault must not lose a batch that is paid for."""
-    try:
-        yield
-    except Exception as error:  # noqa: BLE001 - whatever it is
-        logger.warning("%s failed; going on without it: %s: %s", what, type(error).__name__, error)
+_WITHOUT = "A batch is recorded without the trace context of its submission"
 
 
 def current() -> dict[str, str]:
     """The current trace context and LangSmith run."""
     carrier: dict[str, str] = {}
-    with never_in_the_way("Noting the trace context"):
+    with Shield(_WITHOUT):
         propagate.inject(carrier)
         _langsmith.inject(carrier)
     return carrier
@@ -43,7 +32,7 @@ def current() -> dict[str, str]:
 def context_of(carrier: Mapping[str, str]) -> Context | None:
     """What `current` told of, None where that is nothing."""
     if carrier:
-        with never_in_the_way("Reading the trace context"):
+        with Shield(_WITHOUT):
             return _langsmith.extract(carrier, propagate.extract(carrier))
     return None
 

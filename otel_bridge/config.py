@@ -13,10 +13,10 @@ from typing import Any
 from platformdirs import user_state_path
 
 from otel_bridge._core.redaction import Hook, Redaction
+from otel_bridge._core.shield import warn_once
 from otel_bridge.errors import ConfigurationError
 
 logger = logging.getLogger(__name__)
-_warned: set[tuple[str, str]] = set()
 
 
 def _boolean(text: str) -> bool:
@@ -257,9 +257,7 @@ class Settings:
                 message = f"{name}={text!r} cannot be used: {error}"
                 if strict:
                     raise ConfigurationError(message) from None
-                if (name, text) not in _warned:
-                    _warned.add((name, text))
-                    logger.warning("%s; the default is used", message)
+                warn_once(logger, "%s; the default is used", message)
         named = environ.get("OTEL_TRACES_EXPORTER", "").split(",")
         if "langsmith" in (each.strip() for each in named):
             values.setdefault("langsmith_tracing", True)

@@ -311,7 +311,7 @@ def test_a_progress_display_that_fails_loses_no_batch(
     )
     with caplog.at_level(logging.WARNING):
         assert len(executor.run(make_requests(2))) == 2
-    assert "failed; going on without it: KeyError" in caplog.text
+    assert "on_progress failed; the batch goes on: KeyError" in caplog.text
 
 
 def test_progress_is_told_each_time_the_api_describes_the_batch(
@@ -333,7 +333,7 @@ async def test_backends_that_hang_take_no_thread_of_the_services(service: Any) -
     released = threading.Event()
     async with anyio.create_task_group() as tasks:
         for _ in range(50):
-            tasks.start_soon(executor.api.aside, released.wait)
+            tasks.start_soon(executor.api.run_in_thread, released.wait)
         await anyio.wait_all_tasks_blocked()
         with anyio.move_on_after(10):
             await to_thread.run_sync(released.set)

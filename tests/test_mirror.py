@@ -12,7 +12,8 @@ from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 
 from otel_bridge import LangSmithSpanProcessor, Settings, content, identity
-from otel_bridge.langsmith import LangSmithPropagator, connecting, mirror
+from otel_bridge._core import shield
+from otel_bridge.langsmith import LangSmithPropagator, mirror
 
 Make = Callable[[int], list[dict[str, Any]]]
 
@@ -294,7 +295,7 @@ def test_a_mirror_that_cannot_be_is_warned_of_once(
 ) -> None:
     monkeypatch.delenv("LANGSMITH_ENDPOINT", raising=False)
     monkeypatch.setenv("LANGSMITH_RUNS_ENDPOINTS", f'{{"{service.langsmith.url}": "a key"}}')
-    monkeypatch.setattr(connecting, "_said", set())
+    shield.said.clear()
     for _ in range(2):
         assert mirror(provider, service.settings()) is None
     (warning,) = caplog.records

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from otel_bridge import BatchError, ConfigurationError, Settings
-from otel_bridge._core import redaction
+from otel_bridge._core import shield
 
 SECRETS = (b"secret question", b"secret system", b"Answer to", b"secret_tool", b"secret argument")
 
@@ -225,7 +225,7 @@ def test_a_hook_redacts_what_goes_to_either_backend(service: Any, make_requests:
 def test_what_a_failing_hook_should_have_seen_is_withheld(
     service: Any, make_requests: Any, caplog: pytest.LogCaptureFixture, hook: Any
 ) -> None:
-    redaction._warned.clear()
+    shield.said.clear()
     if isinstance(hook, str):
         hook = Settings.from_env({"OTEL_BRIDGE_REDACTION": hook}).redaction
     settings = {"span_content": True, "langsmith_content": True, "redaction": hook}

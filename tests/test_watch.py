@@ -47,7 +47,7 @@ async def test_progress_may_be_awaited(service: Any, make_requests: Make, caplog
     executor._on_progress = progress
     assert len(await executor.run(make_requests(2))) == 2
     assert told[-1] == "ended"
-    assert "failed; going on without it: KeyError" in caplog.text
+    assert "on_progress failed; the batch goes on: KeyError" in caplog.text
     await executor.api._polling.close()
 
 

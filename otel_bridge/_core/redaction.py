@@ -8,8 +8,9 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
+from otel_bridge._core.shield import warn_once
+
 logger = logging.getLogger(__name__)
-_warned: set[str] = set()
 
 Hook = Callable[[Any], Any]
 """Gets content as JSON values (prompts, answers, tool arguments); returns what may leave of it."""
@@ -70,6 +71,4 @@ def _imported(path: str) -> Hook:
 
 
 def _warn(message: str) -> None:
-    if message not in _warned:
-        _warned.add(message)
-        logger.warning("%s; content is withheld", message)
+    warn_once(logger, "%s; content is withheld", message)

@@ -12,6 +12,7 @@ from opentelemetry import context as otel_context
 from opentelemetry import trace
 
 from otel_bridge import carrier as carriers
+from otel_bridge._core.shield import Shield
 from otel_bridge.batches.collecting import Collector, read_all
 from otel_bridge.batches.estimating import hold_to
 from otel_bridge.batches.faults import READ_FAULTS, unreadable
@@ -65,6 +66,7 @@ class ExecutorBase:
         self.settings = settings or Settings.from_env()
         self.recorder = BatchRecorder(tracer_provider, meter_provider, self.settings)
         self._on_progress = on_progress
+        self._progress_shield = Shield("on_progress failed; the batch goes on")
         self.on_given: Callable[[], None] = lambda: None
         """Called when results that arrived together were given, before telemetry sees them."""
         self._meter_provider = meter_provider
@@ -211,19 +213,22 @@ class ExecutorBase:
             return None
         from otel_bridge.langsmith import mirror  # noqa: PLC0415 - only where it is wanted
 
-        return mirror(self.recorder.provider, self.settings, self._meter_provider)
+        mirrored = mirror(self.recorder.provider, self.settings, self._meter_provider)
+        if mirrored is not None:
+            self.recorder.runs_dropped = lambda: mirrored.dropped
+        return mirrored
 
     def _progress(self, facts: BatchFacts) -> Flow[None]:
         callback = self._on_progress
         if callback is not None:
-            with carriers.never_in_the_way("on_progress"):
+            with self._progress_shield:
                 yield lambda: self.api.notify(callback, facts)
 
     def _finish(self, collector: Collector, handle: BatchHandle) -> None:
         collector.finish()
         mirrored = self._mirror()
-        if mirrored is not None and mirrored.force_flush() and collector.complete:
-            self.recorder.journal.tell(handle.id, "runs")
+        if mirrored is not None and mirrored.force_flush() and handle.recording is not None:
+            handle.recording.prove_runs()
 
 
 def _span_of(handle: BatchHandle) -> trace.SpanContext:

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import contextvars
-import logging
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import orjson
 
 from otel_bridge._core.own_clients import is_own_client
+from otel_bridge._core.shield import Shield
 
 if TYPE_CHECKING:
     from otel_bridge.instrumentation.watch import Watch
 
-logger = logging.getLogger(__name__)
 
 Arguments = tuple[Any, ...]
 Options = dict[str, Any]
@@ -91,22 +89,13 @@ def _by_name(create: Wrapper, then: Callable[[After], Wrapper]) -> Mapping[str, 
     }
 
 
-@contextlib.contextmanager
-def _unseen(what: str) -> Iterator[None]:
-    """A fault of telemetry is none of the call's."""
-    try:
-        yield
-    except Exception as error:  # noqa: BLE001 - whatever it is
-        logger.warning("%s not recorded: %s: %s", what, type(error).__name__, error)
-
-
 def _watch_for(resource: Any, find: Find) -> Watch | None:
     return None if is_own_client(getattr(resource, "_client", None)) else find()
 
 
 def _hand_over(answer: Any, take: Take) -> None:
     """Give `take` the batch that an answer tells of: at once, or when its body has been read."""
-    with _unseen("A batch is"):
+    with Shield("A batch is not recorded"):
         response = getattr(answer, "http_response", None)
         if response is None:
             take(answer)
@@ -124,7 +113,7 @@ def _hand_over(answer: Any, take: Take) -> None:
 
 def _follow(watch: Watch, answer: Any, args: Arguments, options: Options) -> None:
     """Have the results recorded as they are read, as typed objects or as bytes."""
-    with _unseen("Results are"):
+    with Shield("Results are not recorded"):
         reading = watch.reading(str(args[0] if args else options["message_batch_id"]))
         if reading is None:
             return
@@ -171,7 +160,7 @@ def _gathering(
     for chunk in chunks:
         body.append(chunk)
         yield chunk
-    with _unseen("A batch is"):
+    with Shield("A batch is not recorded"):
         context.run(take, _described(b"".join(body)))
 
 
@@ -182,7 +171,7 @@ async def _gathering_async(
     async for chunk in chunks:
         body.append(chunk)
         yield chunk
-    with _unseen("A batch is"):
+    with Shield("A batch is not recorded"):
         context.run(take, _described(b"".join(body)))
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import anyio
 
-from otel_bridge._core.shield import Guarded, guarded
+from otel_bridge._core.shield import Shield, shielded
 from otel_bridge._core.threads import run_in_thread
 from otel_bridge.telemetry import Lines, Pass
 
@@ -22,14 +22,16 @@ _LINES_PER_HOP = 64
 _BYTES_PER_HOP = 1_000_000
 
 
-class Reading(Guarded):
+class Reading:
     """Passes chunks of bytes on as they are, and records the lines that each made whole."""
 
-    def __init__(self, watch: Watch, watched: Watched, tally: Tally) -> None:
+    def __init__(self, watch: Watch, watched: Watched, tally: Tally, shield: Shield) -> None:
         self._watch = watch
         self._watched = watched
         self._pass = Pass(tally)
         self._given: list[bytes] = []
+        self.shield = shield
+        """The recording's: what it does not get is missing from what it says of its batch."""
 
     def leave(self) -> None:
         """Nobody will read on: what was given is recorded."""
@@ -76,14 +78,14 @@ class Reading(Guarded):
                     await _close_async(chunks)
                 await run_in_thread(partial(self.close, last, whole=whole))
 
-    @guarded
+    @shielded
     def take(self, lines: list[bytes]) -> None:
         """Record lines of the results."""
         with self._watched.lock:
             # Not below whatever is active where they are read: they belong below their batch.
             contextvars.Context().run(self._record, lines)
 
-    @guarded
+    @shielded
     def close(self, lines: list[bytes], *, whole: bool) -> None:
         """Record the last lines; `whole` tells whether the stream was read to its end."""
         with self._watched.lock:

@@ -50,6 +50,8 @@ class Watch:
     def __init__(self, recorder: BatchRecorder, mirror: LangSmithSpanProcessor | None) -> None:
         self._recorder = recorder
         self._mirror = mirror
+        if mirror is not None:
+            recorder.runs_dropped = lambda: mirror.dropped
         self._batches: OrderedDict[str, Watched] = OrderedDict()
         self._requests = 0
         self.after_fork()
@@ -110,11 +112,10 @@ class Watch:
             watched = self._batches.get(batch_id)
             if watched is None or watched.ended:
                 return None
-            if watched.recording is None:
-                self._begin_elsewhere(watched, watched.facts)
+            recording = watched.recording or self._begin_elsewhere(watched, watched.facts)
             if watched.tally is None:
                 watched.tally = self._tally(watched)
-            reading = Reading(self, watched, watched.tally)
+            reading = Reading(self, watched, watched.tally, recording.shield)
             self._readings.add(reading)
             return reading
 
@@ -156,11 +157,12 @@ class Watch:
             known = self._batches[facts.id] = Watched(facts)
         return known
 
-    def _begin_elsewhere(self, watched: Watched, facts: BatchFacts) -> None:
+    def _begin_elsewhere(self, watched: Watched, facts: BatchFacts) -> BatchRecording:
         """Begin the recording of a batch that another process created."""
         known = self._recorder.journal.recall(facts.id)
         carrier, models = (known.carrier, known.models) if known else ({}, ())
         watched.recording = carriers.begin(self._recorder, facts, carrier, models)
+        return watched.recording
 
     def _finish(
         self, watched: Watched, recording: BatchRecording, tally: Tally, duplicates: int
@@ -173,9 +175,8 @@ class Watch:
                 watched.ended = True
                 self._let_go(watched)
         self._recorder.journal.received(watched.facts.id)
-        sent = self._mirror is not None and self._mirror.force_flush()
-        if sent and not tally.missing:
-            self._recorder.journal.tell(watched.facts.id, "runs")
+        if self._mirror is not None and self._mirror.force_flush():
+            recording.prove_runs()
         recording.abandon()  # so that anybody may tell again of what was lost or is missing
 
     def _forget_oldest(self) -> None:

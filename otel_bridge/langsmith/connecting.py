@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -15,10 +14,10 @@ from urllib3 import Retry
 
 from otel_bridge.errors import ConfigurationError
 
-logger = logging.getLogger(__name__)
 FAULTS = (ls_utils.LangSmithError, requests.RequestException)
 """What a call of the client raises."""
-_said: set[str] = set()
+NOT_MIRRORED = "Nothing is mirrored to LangSmith: %s"
+"""The warning where there is no mirror, and why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,13 +82,6 @@ def reason_of(error: Exception) -> str:
     if answer is not None:
         return f"HTTP {answer.status_code} {' '.join(answer.text.split())[:200]}".rstrip()
     return "no answer in time" if "timed out" in str(error) else "no connection"
-
-
-def say_absent(reason: object) -> None:
-    """Warn, once for each reason, that there is no mirror."""
-    if str(reason) not in _said:
-        _said.add(str(reason))
-        logger.warning("Nothing is mirrored to LangSmith: %s", reason)
 
 
 def _digest(*parts: str | None) -> str:

@@ -89,6 +89,7 @@ class Delivery:
         self._flushes = 0
         self._thread: threading.Thread | None = None
         self._report = DeliveryReport()
+        self._said = False
         self._replayed = DeliveryReport()
         self._retry_at = 0.0
         self._asked = False
@@ -148,6 +149,11 @@ class Delivery:
             if len(self._queue) in (1, _RUNS_PER_BODY):  # to begin gathering, or to end it
                 self._wake.notify_all()
 
+    def drop(self, reason: str) -> None:
+        """Count an operation that could not be made, for a `reason` that was said elsewhere."""
+        with self._wake:
+            self._report += DeliveryReport(dropped=1, reason=reason)
+
     @property
     def left(self) -> LeftBehind:
         """What is on disk that `adopt` leaves there unless it is asked for."""
@@ -169,14 +175,15 @@ class Delivery:
     def flush(self, timeout: float = 15.0, *, patient: bool = True) -> bool:
         """Send all that waits, for at most `timeout` seconds; True when all is safe.
 
-        Safe is what LangSmith took, what it will never take, and what is in the spool on disk.
+        Safe is what LangSmith took, what it will never take, and what is in the spool on disk;
+        `report.dropped` tells of what is lost.
         Unless `patient`, nothing is waited for while LangSmith is known not to answer, and only
         for what is this process's.
         """
         deadline = time.monotonic() + timeout
         with self._wake:
             if self._thread is None:
-                return not self._report.dropped
+                return True
             self._flushes += 1
             if patient and not self._asked:
                 self._retry_at = min(self._retry_at, time.monotonic())
@@ -190,7 +197,7 @@ class Delivery:
                 self._wake.wait(min(left, 0.5))
             self._flushes -= 1
             self._spill()
-            return not (self._waiting() or self._spool.volatile or self._report.dropped)
+            return not (self._waiting() or self._spool.volatile)
 
     def close(self, timeout: float = 5.0) -> None:
         """Flush; what is left then goes to the spool, and so does all that comes later."""
@@ -331,10 +338,10 @@ class Delivery:
         return DeliveryReport(refused=body.runs, set_apart=apart, reason=refusal.reason)
 
     def _count(self, news: DeliveryReport, *, adopted: bool = False) -> None:
-        first = (self._report + self._replayed).reason is None
         if adopted:
             self._replayed += news
         else:
             self._report += news
-        if news.reason and first:
+        if news.reason and not self._said:
+            self._said = True
             logger.warning("LangSmith at %s does not take runs: %s", self.endpoint, news.reason)

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 from otel_bridge._core.lifecycle import close_with_process
+from otel_bridge._core.shield import warn_once
 from otel_bridge.config import Settings
-from otel_bridge.langsmith.connecting import say_absent
+from otel_bridge.langsmith.connecting import NOT_MIRRORED
 from otel_bridge.langsmith.delivery import Delivery
 from otel_bridge.langsmith.mirroring import Mirror
 from otel_bridge.langsmith.ordering import Ordering
@@ -54,7 +55,7 @@ class LangSmithSpanExporter(SpanExporter):
         try:
             self._delivery = delivery or Delivery(state_dir=settings.state_dir)
         except Exception as error:  # noqa: BLE001 - other exporters go on without it
-            say_absent(error)
+            warn_once(logger, NOT_MIRRORED, error)
             return
         self._mirror = Mirror(settings, self._delivery)
         close_with_process(self)
@@ -79,4 +80,5 @@ class LangSmithSpanExporter(SpanExporter):
 
     def _send(self, spans: Sequence[ReadableSpan]) -> None:
         if self._mirror is not None:
-            self._mirror.close_all(spans)
+            with self._mirror.shield:
+                self._mirror.close_all(spans)

@@ -8,6 +8,7 @@ from weakref import ref
 
 from otel_bridge import content, semconv
 from otel_bridge._core.otel_sdk import add_attributes
+from otel_bridge._core.shield import Shield, brief
 from otel_bridge.langsmith import lineage, runs
 from otel_bridge.langsmith.calls import Calls
 from otel_bridge.langsmith.choice import Choice, first_to_take, taken
@@ -38,6 +39,8 @@ class Mirror:
             everything=settings.langsmith_spans == "all", rate=settings.langsmith_sampling_rate
         )
         self._opened = self._continue if delivery is not None else None
+        self.shield = Shield("A span is not mirrored to LangSmith", self._drop)
+        """Over what is done for each span; a fault is a run update that is lost."""
 
     def open(self, span: Span, parent_context: Context | None) -> None:
         """A chosen span starts: note its run for what will hang below it."""
@@ -82,15 +85,20 @@ class Mirror:
                 _calls.claim(view, _ancestors(span, parents))
         mirrored = {id(span) for span in chosen}
         for span in spans:
-            if id(span) in mirrored:
-                self.close(span)
-            else:
-                self.pass_over(span)
+            with self.shield:
+                if id(span) in mirrored:
+                    self.close(span)
+                else:
+                    self.pass_over(span)
 
     def pass_over(self, span: ReadableSpan) -> None:
         """A span that is left out: what hangs below it hangs below its parent's run."""
         if run := lineage.known_parent(span):
             ancestry.note(span.context.span_id, run)
+
+    def _drop(self, error: Exception) -> None:
+        if self.delivery is not None:
+            self.delivery.drop(brief(error))
 
     @property
     def _project(self) -> str:

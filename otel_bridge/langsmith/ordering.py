@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections import OrderedDict
@@ -14,8 +13,6 @@ from otel_bridge._core.lifecycle import renew_after_fork
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan
 
-logger = logging.getLogger(__name__)
-
 _REMEMBERED = 50_000
 
 Release = Callable[[Sequence["ReadableSpan"]], None]
@@ -23,6 +20,8 @@ Release = Callable[[Sequence["ReadableSpan"]], None]
 
 class Ordering:
     """Holds spans until their parents have come, and gives them to `release` after these.
+
+    `release` must not raise.
 
     A parent in another process never comes and is not waited for. A child waits `patience`
     seconds at most, and `limit` spans at most wait; beyond either, those that have waited longest
@@ -101,10 +100,7 @@ class Ordering:
         while len(self._released) > _REMEMBERED:
             self._released.popitem(last=False)
         if spans:
-            try:
-                self._release(spans)
-            except Exception as error:
-                logger.debug("LangSmith exporter: %s", error, exc_info=True)
+            self._release(spans)
 
     def _expire(self) -> None:
         with self._wake:

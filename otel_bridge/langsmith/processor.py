@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
 
 from otel_bridge._core.otel_sdk import put_first, span_processors
+from otel_bridge._core.shield import warn_once
 from otel_bridge.config import Settings
-from otel_bridge.langsmith.connecting import say_absent
+from otel_bridge.langsmith.connecting import NOT_MIRRORED
 from otel_bridge.langsmith.context import ancestry
 from otel_bridge.langsmith.delivery import Delivery
 from otel_bridge.langsmith.metrics import observe
@@ -68,15 +69,15 @@ class LangSmithSpanProcessor(SpanProcessor):
             parent = span.parent
             if parent is not None and ancestry.peek(parent.span_id) is not None:
                 self._mirror.pass_over(span)
-        except Exception as error:
-            logger.debug("LangSmith mirror: %s", error, exc_info=True)
+        except Exception as error:  # noqa: BLE001 - no fault of telemetry reaches the caller
+            self._mirror.shield.note(error)
 
     def on_end(self, span: ReadableSpan) -> None:
         try:
             if self._mirrors(span):
                 self._mirror.close(span)
-        except Exception as error:
-            logger.debug("LangSmith mirror: %s", error, exc_info=True)
+        except Exception as error:  # noqa: BLE001 - no fault of telemetry reaches the caller
+            self._mirror.shield.note(error)
 
     def shutdown(self) -> None:
         if self.delivery is not None:
@@ -84,6 +85,11 @@ class LangSmithSpanProcessor(SpanProcessor):
 
     def force_flush(self, timeout_millis: int = 15_000) -> bool:
         return self.delivery is None or self.delivery.flush(timeout_millis / 1000, patient=False)
+
+    @property
+    def dropped(self) -> int:
+        """Number of posts and patches of runs that are lost for good, since this was made."""
+        return self._mirror.shield.faults if self.delivery is None else self.delivery.report.dropped
 
 
 _mirroring = threading.Lock()
@@ -103,7 +109,7 @@ def mirror(
     if settings.sdk_disabled or not settings.langsmith_tracing:
         return None
     if not hasattr(provider, "add_span_processor"):
-        say_absent(_NO_PROVIDER)
+        warn_once(logger, NOT_MIRRORED, _NO_PROVIDER)
         return None
     with _mirroring:
         known = next(
@@ -118,7 +124,7 @@ def mirror(
             try:
                 known = LangSmithSpanProcessor(None, settings, meter_provider)
             except Exception as error:  # noqa: BLE001 - the caller's batch goes on without it
-                say_absent(error)
+                warn_once(logger, NOT_MIRRORED, error)
                 return None
             put_first(provider, known)
         return known

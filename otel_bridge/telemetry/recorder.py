@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 from typing import Any
 
@@ -36,6 +36,8 @@ class BatchRecorder:
         self.journal = journal_in(self.settings.state_dir)
         self._tracer_provider = tracer_provider
         self._meter_provider = meter_provider
+        self.runs_dropped: Callable[[], int] = lambda: 0
+        """Number of run updates that the mirror has lost so far; whoever adds a mirror sets it."""
         losses.watch()
 
     @property

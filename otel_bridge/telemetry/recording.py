@@ -13,7 +13,7 @@ from opentelemetry import trace
 from opentelemetry.trace import SpanKind, Status, StatusCode
 
 from otel_bridge import identity, semconv
-from otel_bridge._core.shield import Guarded, guarded
+from otel_bridge._core.shield import Shield, shielded
 from otel_bridge.pricing import Cost, price
 from otel_bridge.telemetry.attempt import Attempt
 from otel_bridge.telemetry.attributes import batch_attributes, batch_totals
@@ -43,12 +43,14 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-class BatchRecording(Guarded):
+class BatchRecording:
     """One batch from its submission to the last of its results."""
 
     def __init__(
         self, recorder: BatchRecorder, batch: BatchFacts, models: frozenset[str], *, silent: bool
     ) -> None:
+        self.shield = Shield(f"Telemetry of batch {batch.id} is incomplete")
+        """Over all that is recorded: one span that fails must not take the sums with it."""
         self._recorder = recorder
         self._silent = silent
         self._settings = recorder.settings
@@ -67,6 +69,7 @@ class BatchRecording(Guarded):
         self._attempt = Attempt()
         self._claimed = False
         self._lost = losses.spans
+        self._runs_dropped = recorder.runs_dropped()
         self._active = False
         self._ended = False
         self.missing = 0
@@ -117,7 +120,7 @@ class BatchRecording(Guarded):
             counts[kind] = counts.get(kind, 0) + count
         return counts
 
-    @guarded
+    @shielded
     def open(self, parent: otel_context.Context, attempt: Attempt, *, created: bool) -> None:
         self._attempt = attempt
         batch = self._batch
@@ -151,7 +154,7 @@ class BatchRecording(Guarded):
         )
         self._parent = trace.set_span_in_context(self._span, parent)
         self._spans = RequestSpans(
-            tracer, batch, self._span, self._parent, self._settings, self._pacer
+            tracer, batch, self._span, self._parent, self._settings, self._pacer, self.shield
         )
         if cap is not None and count > cap:
             self._selection = Selection(cap)
@@ -163,7 +166,7 @@ class BatchRecording(Guarded):
             self._active = True
             self._recorder.metrics.wait(batch)
 
-    @guarded
+    @shielded
     def update(self, batch: BatchFacts) -> None:
         """The API described the batch anew: a change of state is an event on its span."""
         if self._ended:
@@ -183,7 +186,7 @@ class BatchRecording(Guarded):
         if self._spans is not None:
             self._spans.batch = batch
 
-    @guarded
+    @shielded
     def result(
         self, line: Mapping[str, Any], params: Params | None = None, *, requested: bool = True
     ) -> None:
@@ -218,7 +221,7 @@ class BatchRecording(Guarded):
         if spare is not None:
             self._rolled[spare.model, spare.outcome.kind].add(spare.outcome.usage, spare.cost)
 
-    @guarded
+    @shielded
     def end(self, batch: BatchFacts, *, duplicates: int = 0, missing: int = 0) -> None:
         """All results were recorded: emit what waits, the sums, and close the batch's span.
 
@@ -273,7 +276,7 @@ class BatchRecording(Guarded):
             f"`otel-bridge collect {batch.id}` reads them again"
         )
 
-    @guarded
+    @shielded
     def _count(self, batch: BatchFacts) -> None:
         recorder = self._recorder
         if self.missing:
@@ -281,7 +284,7 @@ class BatchRecording(Guarded):
         if recorder.metrics.read and recorder.journal.claim_count(batch.id):
             recorder.metrics.ended(batch, self._measured, self._outcomes, self._parent)
 
-    @guarded
+    @shielded
     def _sum_up(self, batch: BatchFacts) -> None:
         totals = totals_of(batch, self._measured, self._outcomes)
         self._recorder.journal.sum_up(batch.id, totals)
@@ -302,10 +305,22 @@ class BatchRecording(Guarded):
         elif drained and self._whole and recorder.exports:
             recorder.journal.tell(self._batch.id, "spans")
 
+    def prove_runs(self) -> None:
+        """The mirror has handed over all that it got: note so, unless something of it was lost."""
+        recorder = self._recorder
+        if self._silent or self.shield.faults or self.missing:
+            return
+        if recorder.runs_dropped() > self._runs_dropped:
+            logger.warning(
+                "Runs of batch %s did not all arrive; collect it again to send them again",
+                self._batch.id,
+            )
+            return
+        recorder.journal.tell(self._batch.id, "runs")
+
     @property
     def _whole(self) -> bool:
-        faulty = self.faulty or self._spans is None or self._spans.faulty
-        return not faulty and not self.missing
+        return not (self.shield.faults or self._spans is None or self.missing)
 
     def abandon(self) -> None:
         """Stop waiting for the batch; its span stays open for whoever collects it."""
@@ -324,7 +339,7 @@ class BatchRecording(Guarded):
         model = model_of(outcome.message, params)
         return next(iter(self._models)) if not model and len(self._models) == 1 else model
 
-    @guarded
+    @shielded
     def _end_span(self, batch: BatchFacts) -> None:
         counts = self.outcomes
         total = self._total()

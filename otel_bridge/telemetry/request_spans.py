@@ -11,7 +11,7 @@ from opentelemetry import trace
 from opentelemetry.trace import SpanKind, Status, StatusCode
 
 from otel_bridge import content, identity, semconv
-from otel_bridge._core.shield import Guarded, guarded
+from otel_bridge._core.shield import Shield, shielded
 from otel_bridge.config import Settings
 from otel_bridge.pricing import Cost
 from otel_bridge.telemetry.attributes import (
@@ -38,7 +38,7 @@ class Request:
     params: Params | None
 
 
-class RequestSpans(Guarded):
+class RequestSpans:
     """Emits them below a batch's span, at the batch's times: the API tells nothing finer."""
 
     def __init__(
@@ -49,7 +49,9 @@ class RequestSpans(Guarded):
         parent: otel_context.Context,
         settings: Settings,
         pacer: Pacer,
+        shield: Shield,
     ) -> None:
+        self.shield = shield
         self._tracer = tracer
         self.batch = batch
         """The batch as the API described it last."""
@@ -58,7 +60,7 @@ class RequestSpans(Guarded):
         self._settings = settings
         self._pacer = pacer
 
-    @guarded
+    @shielded
     def emit(self, request: Request) -> None:
         """The span of one request."""
         outcome = request.outcome
@@ -70,7 +72,7 @@ class RequestSpans(Guarded):
         self._capture(request, span_id, attributes)
         self._span_of(span_id, request.model, attributes, self._failure(outcome))
 
-    @guarded
+    @shielded
     def _capture(self, request: Request, span_id: int, attributes: dict[str, Any]) -> None:
         """Content, as far as it is asked for; where it cannot be told, the rest is all the same."""
         settings, outcome, params = self._settings, request.outcome, request.params
@@ -93,7 +95,7 @@ class RequestSpans(Guarded):
             said = content.error_message(outcome.error_message, self._settings.redaction)
         return said or outcome.error_type
 
-    @guarded
+    @shielded
     def emit_rollup(self, model: str, kind: str, rolled: Sum) -> None:
         """The span of the sum of requests of one model and outcome."""
         attributes = self._inference(model, kind, rolled.usage, rolled.cost)
