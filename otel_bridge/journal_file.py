@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from otel_bridge._core.lifecycle import renew_after_fork
+from otel_bridge._core.private_directory import private_directory
 
 logger = logging.getLogger(__name__)
 
@@ -128,8 +129,7 @@ class JournalFile:
         if self._connection is not None:
             self._connection.execute(f"PRAGMA busy_timeout = {patience * 1000:.0f}")
             return self._connection
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        path = directory / "journal.sqlite3"
+        path = private_directory(directory) / "journal.sqlite3"
         path.touch(mode=0o600)
         db = sqlite3.connect(path, timeout=patience, isolation_level=None, check_same_thread=False)
         try:

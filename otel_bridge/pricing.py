@@ -15,6 +15,7 @@ from genai_prices import Usage, calc_price
 from genai_prices.types import TieredPrices
 
 from otel_bridge import semconv
+from otel_bridge._core.json import as_number
 from otel_bridge.usage import TokenUsage
 
 logger = logging.getLogger(__name__)
@@ -74,9 +75,9 @@ class Cost:
     @classmethod
     def from_attributes(cls, attributes: Mapping[str, Any], total_name: str) -> Cost | None:
         """Read what `to_attributes` wrote; None where there is no total."""
-        if total_name not in attributes:
+        if as_number(attributes.get(total_name)) is None:
             return None
-        return cls(*(float(attributes.get(name, 0.0)) for name in PART_NAMES))
+        return cls(*(float(as_number(attributes.get(name)) or 0.0) for name in PART_NAMES))
 
     def to_usage_metadata(self) -> dict[str, Any]:
         """The cost keys of LangSmith's `usage_metadata`."""

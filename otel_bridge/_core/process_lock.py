@@ -8,6 +8,8 @@ from uuid import uuid4
 
 from filelock import FileLock
 
+from otel_bridge._core.private_directory import private_directory
+
 
 class ProcessLock:
     """A name of one's own in a state directory, locked until `release` or the process's end.
@@ -17,6 +19,7 @@ class ProcessLock:
     """
 
     def __init__(self, state_dir: Path) -> None:
+        self._state_dir = state_dir
         self._directory = state_dir / "owners"
         self._lock: FileLock | None = None
         self._name = ""
@@ -26,7 +29,7 @@ class ProcessLock:
     def name(self) -> str:
         """This owner's name; a forked process gets another. Raises OSError when it cannot be."""
         if self._lock is None or self._process != os.getpid():
-            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            private_directory(self._state_dir, self._directory.name)
             for left in self._directory.glob("*.lock"):
                 self.is_alive(left.stem)
             name = f"{os.getpid()}-{uuid4().hex[:12]}"

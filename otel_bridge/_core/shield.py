@@ -10,10 +10,11 @@ from functools import wraps
 from types import TracebackType
 from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
+from otel_bridge._core.display import safe_text
+
 logger = logging.getLogger(__name__)
 
 _MOST_SAID = 1_000
-_MOST_CHARACTERS = 200
 said: OrderedDict[str, None] = OrderedDict()
 """Warnings that were said once; a test forgets them."""
 _lock = threading.Lock()
@@ -85,10 +86,9 @@ def shielded(method: Callable[Concatenate[S, P], None]) -> Callable[Concatenate[
 
 
 def brief(error: BaseException) -> str:
-    """The type and the first line of an error, without control characters, 200 characters long."""
-    lines = str(error).splitlines()
-    text = "".join(each if each.isprintable() else " " for each in lines[0]) if lines else ""
-    return f"{type(error).__name__}: {text[:_MOST_CHARACTERS]}" if text else type(error).__name__
+    """Name the type of an error, and what it says, fit to be shown."""
+    text = safe_text(str(error))
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def warn_once(by: logging.Logger, message: str, *arguments: object) -> None:

@@ -18,6 +18,7 @@ from anthropic._decoders.jsonl import AsyncJSONLDecoder, JSONLDecoder
 from otel_bridge._core.own_clients import mark_own_client
 from otel_bridge._core.threads import run_in_thread
 from otel_bridge.batches.flows import Stream, stream, stream_async
+from otel_bridge.batches.redirects import without_redirects
 from otel_bridge.telemetry import Lines
 
 if TYPE_CHECKING:
@@ -38,14 +39,13 @@ def _results_path(batch_id: str) -> str:
 
 def _submitting(client: ClientT) -> ClientT:
     """A copy without retries: a repeated create after a timeout is a second batch to pay for."""
-    return mark_own_client(client.with_options(max_retries=0))
+    return mark_own_client(without_redirects(client).with_options(max_retries=0))
 
 
 def _quiet(client: ClientT) -> ClientT:
     """A copy whose calls make no spans of the SDK: polls are not the user's traces."""
-    return mark_own_client(
-        client.with_options(open_telemetry={**client.open_telemetry, "traces": False})
-    )
+    options = {**client.open_telemetry, "traces": False}
+    return mark_own_client(without_redirects(client).with_options(open_telemetry=options))
 
 
 class SyncApi:

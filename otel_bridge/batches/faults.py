@@ -5,6 +5,7 @@ from __future__ import annotations
 import anthropic
 import httpx2
 
+from otel_bridge._core.display import safe_endpoint, safe_text
 from otel_bridge.errors import (
     BatchError,
     BatchNotFoundError,
@@ -36,14 +37,20 @@ _FIXES = {
 def describe(error: Exception) -> str:
     """One line for an error of the SDK, with the endpoint where there was no answer."""
     if isinstance(error, anthropic.APIStatusError):
+        if error.status_code < 400:
+            target = safe_endpoint(error.response.headers.get("location", "nowhere"))
+            return (
+                f"{error.status_code}, a redirect to {target}, which is not followed; "
+                "check ANTHROPIC_BASE_URL"
+            )
         body = error.body
         inner = body.get("error") if isinstance(body, dict) else None
         message = inner.get("message") if isinstance(inner, dict) else error.message
         hint = "; check ANTHROPIC_API_KEY" if error.status_code == 401 else ""
-        return f"{error.status_code} {message}{hint}"
+        return f"{error.status_code} {safe_text(str(message), 1_000)}{hint}"
     if isinstance(error, anthropic.APIConnectionError):
         return f"{error.request.url.host or error.request.url}: {error.message}"
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
+    return safe_text(str(error)) or type(error).__name__
 
 
 def failure(error: Exception, what: str) -> BridgeError:
@@ -77,7 +84,7 @@ def unreached(error: Exception) -> bool:
 def no_client(error: Exception) -> BridgeError:
     """Why no client can be made."""
     return misconfigured(error) or ConfigurationError(
-        f"no Anthropic client can be made ({error}); set ANTHROPIC_API_KEY"
+        f"no Anthropic client can be made ({safe_text(str(error))}); set ANTHROPIC_API_KEY"
     )
 
 
@@ -91,7 +98,7 @@ def misconfigured(error: Exception) -> BridgeError | None:
             )
         case httpx2.UnsupportedProtocol() | httpx2.InvalidURL():
             return ConfigurationError(
-                f"ANTHROPIC_BASE_URL cannot be used ({cause}); "
+                f"ANTHROPIC_BASE_URL cannot be used ({safe_text(str(cause))}); "
                 "set it to a URL such as https://api.anthropic.com"
             )
         case httpx2.LocalProtocolError():

@@ -11,8 +11,10 @@ from typing import Any
 import anthropic
 import orjson
 
+from otel_bridge._core.display import safe_endpoint
 from otel_bridge._core.json import as_object
 from otel_bridge.batches.faults import CALL_FAULTS, CLIENT_FAULTS, failure, no_client
+from otel_bridge.batches.redirects import NoRedirects
 from otel_bridge.errors import BatchError
 
 _TIMEOUT = 5.0
@@ -31,21 +33,24 @@ def probe() -> Probed:
     """Ask for one batch of the list. Raises ConfigurationError without a key, else BatchError."""
     try:
         client = anthropic.Anthropic(
-            timeout=_TIMEOUT, max_retries=0, open_telemetry={"traces": False}
+            timeout=_TIMEOUT,
+            max_retries=0,
+            open_telemetry={"traces": False},
+            middleware=[NoRedirects()],
         )
     except CLIENT_FAULTS as error:
         raise no_client(error) from error
-    started = time.monotonic()
+    started, endpoint = time.monotonic(), safe_endpoint(str(client.base_url))
     try:
         answer = client.messages.batches.with_raw_response.list(limit=1)
     except CALL_FAULTS as error:
-        raise failure(error, str(client.base_url)) from error
+        raise failure(error, endpoint) from error
     finally:
         client.close()
     if not isinstance(as_object(_json(answer.read())).get("data"), list):
-        raise BatchError(f"{client.base_url}: what answers is not the Message Batches API")
+        raise BatchError(f"{endpoint}: what answers is not the Message Batches API")
     return Probed(
-        str(client.base_url),
+        endpoint,
         time.monotonic() - started,
         skew(answer.headers.get("date", ""), datetime.now(UTC)),
     )

@@ -22,6 +22,8 @@ from rich.console import Console
 from rich.tree import Tree
 
 from otel_bridge import semconv
+from otel_bridge._core.display import safe_endpoint
+from otel_bridge._core.http import NoRedirectSession
 from otel_bridge.batches import BatchExecutor
 from otel_bridge.cli import render
 from otel_bridge.cli.figures import compare, table_of
@@ -107,14 +109,15 @@ def _answering_endpoint() -> str:
     endpoint = named.rstrip("/")
     if not endpoint.startswith(("http://", "https://")):
         raise ConfigurationError(
-            f"{OTEL_EXPORTER_OTLP_ENDPOINT}={named!r} cannot be used: give a URL of OTLP over HTTP"
+            f"{OTEL_EXPORTER_OTLP_ENDPOINT}={safe_endpoint(named)!r} cannot be used: give a URL of "
+            "OTLP over HTTP"
         )
     Complaints("opentelemetry")  # the error says it
-    exporter = OTLPSpanExporter(f"{endpoint}/v1/traces", timeout=3)
+    exporter = OTLPSpanExporter(f"{endpoint}/v1/traces", timeout=3, session=NoRedirectSession())
     if exporter.export([]) is not SpanExportResult.SUCCESS:
         raise ConfigurationError(
-            f"nothing takes OTLP over HTTP at {endpoint}; start a collector there, or set "
-            f"{OTEL_EXPORTER_OTLP_ENDPOINT}"
+            f"nothing takes OTLP over HTTP at {safe_endpoint(endpoint)}; start a collector there, "
+            f"or set {OTEL_EXPORTER_OTLP_ENDPOINT}"
         )
     return endpoint
 

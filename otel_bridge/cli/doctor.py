@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
@@ -13,17 +12,20 @@ from typing import Any
 from packaging.requirements import Requirement
 from packaging.version import Version
 
+from otel_bridge._core.display import safe_text
+from otel_bridge._core.http import NoRedirectSession
+from otel_bridge._core.private_directory import private_directory
 from otel_bridge.batches import probing as anthropic_probing
 from otel_bridge.cli.checks import Check
 from otel_bridge.cli.telemetry import Complaints, default_exporters, otlp_endpoint
-from otel_bridge.cli.variables import masked, sdk_checks, variable_checks
+from otel_bridge.cli.variables import sdk_checks, variable_checks
 from otel_bridge.config import Settings
 from otel_bridge.errors import BridgeError, ConfigurationError
 from otel_bridge.journal import journal_in
 from otel_bridge.langsmith import probing as langsmith_probing
 
 _SKEW = 5.0
-_URL = re.compile(r"https?://[^\s'\",;)]+")
+_DETAIL = 2_000
 _VERSIONS = ("anthropic", "langsmith", "opentelemetry-sdk", "genai-prices")
 _ALSO_RECORD = (
     "opentelemetry-instrumentation-anthropic",
@@ -48,10 +50,7 @@ def examine() -> list[Check]:
         *sdk_checks(settings),
     ]
     # What libraries say of a fault may quote a URL whole.
-    return [
-        replace(each, detail=_URL.sub(lambda url: masked("", url[0]), each.detail))
-        for each in checks
-    ]
+    return [replace(each, detail=safe_text(each.detail, _DETAIL)) for each in checks]
 
 
 def _anthropic() -> Iterator[Check]:
@@ -85,7 +84,7 @@ def _otlp(settings: Settings) -> Check:
     if reason:
         return Check("backends", name, "skipped", reason)
     complaints = Complaints("opentelemetry")
-    place = masked("", otlp_endpoint())
+    place = otlp_endpoint()
     try:
         exporter = _exporter()
         taken = exporter.export([]).name == "SUCCESS"
@@ -124,7 +123,7 @@ def _exporter() -> Any:
         OTLPSpanExporter,
     )
 
-    return OTLPSpanExporter(timeout=3)
+    return OTLPSpanExporter(timeout=3, session=NoRedirectSession())
 
 
 def _langsmith(settings: Settings) -> Check:
@@ -147,8 +146,7 @@ def _state(settings: Settings) -> Check:
     if place is None:
         return Check("state", name, "skipped", "there is none")
     try:
-        place.mkdir(mode=0o700, parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=place).close()
+        tempfile.TemporaryFile(dir=private_directory(place)).close()
     except OSError as error:
         detail = f"{place}: {error.strerror}; choose another OTEL_BRIDGE_STATE_DIR"
         return Check("state", name, "failed", detail)

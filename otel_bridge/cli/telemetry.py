@@ -26,6 +26,8 @@ from opentelemetry.sdk.trace.export import (
     SpanExportResult,
 )
 
+from otel_bridge._core.display import safe_endpoint, safe_text
+from otel_bridge._core.http import NoRedirectSession
 from otel_bridge._core.otel_sdk import BoundedFlush
 from otel_bridge.cli.environment import check_exporters
 from otel_bridge.errors import ConfigurationError
@@ -38,6 +40,8 @@ if TYPE_CHECKING:
 
 _GIVE_UP_AFTER = 15.0
 _END_PATIENCE = 12.0
+_SESSION = "OTEL_PYTHON_EXPORTER_OTLP_HTTP_{}CREDENTIAL_PROVIDER"
+"""Names the entry point that gives OTLP exporters over HTTP their session."""
 _VARIABLES = {
     "OTLP": ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_HEADERS"),
     "LangSmith": ("LANGSMITH_ENDPOINT", "LANGSMITH_API_KEY"),
@@ -189,11 +193,14 @@ class Telemetry:
         """Send everything to one more OTLP endpoint, over HTTP, as well."""
         provider: Any = trace.get_tracer_provider()
         meters: Any = metrics.get_meter_provider()
-        report = BackendReport(f"OTLP at {endpoint}", endpoint, "spans")
+        shown = safe_endpoint(endpoint)
+        report = BackendReport(f"OTLP at {shown}", shown, "spans")
         self._exporters.append(report)
-        spans = OTLPSpanExporter(f"{endpoint}/v1/traces")
+        spans = OTLPSpanExporter(f"{endpoint}/v1/traces", session=NoRedirectSession())
         provider.add_span_processor(BatchSpanProcessor(CountingExporter(spans, report)))
-        reader = PeriodicExportingMetricReader(OTLPMetricExporter(f"{endpoint}/v1/metrics"))
+        reader = PeriodicExportingMetricReader(
+            OTLPMetricExporter(f"{endpoint}/v1/metrics", session=NoRedirectSession())
+        )
         meters.add_metric_reader(reader)
         # A provider flushes only the readers that it was made with.
         self._readers.append(reader)
@@ -241,7 +248,7 @@ def _short(text: str) -> str:
         return "no answer in time"
     if "onnection" in text or "UNAVAILABLE" in text:
         return "no connection"
-    return " ".join(text.split())[:200]
+    return safe_text(text)
 
 
 def set_up_sdk(**options: Any) -> None:
@@ -253,7 +260,7 @@ def set_up_sdk(**options: Any) -> None:
         if isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
             OpenTelemetryConfigurator().configure(**options)  # type: ignore[no-untyped-call]
     except Exception as error:
-        reason = str(error) or type(error).__name__
+        reason = safe_text(str(error)) or type(error).__name__
         raise ConfigurationError(
             f"OpenTelemetry cannot be set up: {reason}; check the OTEL_* variables"
         ) from error
@@ -273,11 +280,14 @@ def default_exporters() -> None:
     os.environ.setdefault("OTEL_LOGS_EXPORTER", "none")
     os.environ.setdefault(OTEL_EXPORTER_OTLP_PROTOCOL, "http/protobuf")
     os.environ.setdefault("OTEL_SERVICE_NAME", "otel-bridge")
+    if not os.environ.get(_SESSION.format("")):  # which would come before those of each signal
+        for signal in ("TRACES_", "METRICS_", "LOGS_"):
+            os.environ.setdefault(_SESSION.format(signal), "otel-bridge")
 
 
 def otlp_endpoint() -> str:
-    """Where spans go, as the environment says."""
-    return (
+    """Where spans go, as the environment says, fit to be shown."""
+    return safe_endpoint(
         os.environ.get(OTEL_EXPORTER_OTLP_TRACES_ENDPOINT)
         or os.environ.get(OTEL_EXPORTER_OTLP_ENDPOINT)
         or "the default endpoint"

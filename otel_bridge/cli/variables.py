@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
 
+from otel_bridge._core.display import safe_endpoint
 from otel_bridge._core.redaction import Redaction
 from otel_bridge.cli.checks import Check
 from otel_bridge.cli.environment import EXPORTERS, check_exporters
@@ -42,6 +42,7 @@ _STANDARD = {
     "OTEL_SERVICE_NAME": "the service's name",
 }
 _SECRET = ("KEY", "HEADERS", "TOKEN", "RUNS_ENDPOINTS")
+_ENDPOINT = ("ENDPOINT", "URL")
 
 
 def variable_checks(environ: Mapping[str, str]) -> Iterator[Check]:
@@ -95,15 +96,7 @@ def _shown(value: Any) -> str:
 
 
 def masked(name: str, text: str) -> str:
-    """A value that may be shown: a secret's last characters, a URL with neither user nor query."""
+    """Show a variable's value: the last characters of a secret, an endpoint without its secrets."""
     if any(part in name for part in _SECRET):
         return f"****{text[-4:]}" if len(text) > 16 else "****"
-    try:
-        split = urlsplit(text)
-    except ValueError:
-        return "no URL"
-    if split.scheme and ("@" in split.netloc or split.query):
-        *credentials, host = split.netloc.rsplit("@", 1)
-        netloc = f"****@{host}" if credentials else host
-        return urlunsplit(split._replace(netloc=netloc, query=split.query and "****"))
-    return text
+    return safe_endpoint(text) if any(part in name for part in _ENDPOINT) else text

@@ -5,19 +5,27 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Self
+from typing import Any, Literal, Self
 
+import orjson
 import requests
 from langsmith import Client
 from langsmith import utils as ls_utils
 from urllib3 import Retry
 
+from otel_bridge._core.display import safe_endpoint, safe_text
+from otel_bridge._core.http import NoRedirectSession, RedirectedError
 from otel_bridge.errors import ConfigurationError
 
 FAULTS = (ls_utils.LangSmithError, requests.RequestException)
 """What a call of the client raises."""
 NOT_MIRRORED = "Nothing is mirrored to LangSmith: %s"
 """The warning where there is no mirror, and why."""
+_Method = Literal["GET", "POST"]
+
+
+class AwayError(requests.RequestException):
+    """What answered is not LangSmith's API: a log-in page, say, or a captive portal."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +43,8 @@ class Destination:
     def of(cls, client: Client) -> Self:
         """Where a client's requests go."""
         url = client.api_url
-        return cls(url, _digest(url), _digest(url, client.workspace_id, client.api_key))
+        place = safe_endpoint(url)  # its password may change
+        return cls(url, _digest(place), _digest(url, client.workspace_id, client.api_key))
 
 
 def connect(read_seconds: float = 10.0) -> Client:
@@ -57,10 +66,11 @@ def connect(read_seconds: float = 10.0) -> Client:
             auto_batch_tracing=False,
             retry_config=Retry(total=0),
             timeout_ms=(3_000, int(read_seconds * 1000)),
+            session=NoRedirectSession(),
         )
     except (ls_utils.LangSmithError, ValueError) as error:
         raise ConfigurationError(
-            f"no client can be made ({error}); check LANGSMITH_ENDPOINT"
+            f"no client can be made ({safe_text(str(error))}); check LANGSMITH_ENDPOINT"
         ) from error
     if not client.api_url.startswith(("http://", "https://")):
         raise ConfigurationError(
@@ -69,18 +79,46 @@ def connect(read_seconds: float = 10.0) -> Client:
     return client
 
 
+def request(client: Client, method: _Method, path: str, **options: Any) -> Any:
+    """Send a request and return the JSON of its answer, None where its body is empty.
+
+    Raises FAULTS, among them AwayError for an answer that LangSmith's API does not give: a
+    redirect, which is not followed, and a success whose body is neither empty nor JSON.
+    """
+    answer = client.request_with_retries(
+        method, path, request_kwargs={**options, "allow_redirects": False}
+    )
+    if answer.status_code >= 300:
+        raise AwayError(f"HTTP {answer.status_code}, a redirect, not followed", response=answer)
+    if not answer.content:
+        return None
+    try:
+        return orjson.loads(answer.content)
+    except orjson.JSONDecodeError as error:
+        text = safe_text(answer.text, 60)
+        raise AwayError(
+            f"HTTP {answer.status_code}, but what answers is not LangSmith's API: {text}",
+            response=answer,
+        ) from error
+
+
 def answer_to(error: Exception) -> requests.Response | None:
     """What LangSmith answered to a call that failed, None where it gave no answer."""
-    # The SDK's errors carry no status; each is raised while its HTTPError is handled.
-    context = error.__context__
-    return context.response if isinstance(context, requests.HTTPError) else None
+    # The SDK's errors carry no status; each is raised while that of `requests` is handled.
+    for each in (error, error.__context__):
+        if isinstance(each, requests.RequestException) and each.response is not None:
+            return each.response
+    return None
 
 
 def reason_of(error: Exception) -> str:
     """One short line; the SDK's own text has several, with parts of the key in it."""
+    for each in (error, error.__context__):
+        if isinstance(each, (AwayError, RedirectedError)):
+            return str(each)
     answer = answer_to(error)
     if answer is not None:
-        return f"HTTP {answer.status_code} {' '.join(answer.text.split())[:200]}".rstrip()
+        return f"HTTP {answer.status_code} {safe_text(answer.text)}".rstrip()
     return "no answer in time" if "timed out" in str(error) else "no connection"
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from langsmith import Client
 
+from otel_bridge._core.display import safe_endpoint
 from otel_bridge._core.lifecycle import close_with_process, renew_after_fork
 from otel_bridge.langsmith.connecting import Destination, connect
 from otel_bridge.langsmith.multipart import Body, Operation, encode
@@ -105,8 +106,8 @@ class Delivery:
 
     @property
     def endpoint(self) -> str:
-        """URL of the LangSmith API."""
-        return self._client.api_url
+        """Where the LangSmith API is, fit to be shown."""
+        return safe_endpoint(self._client.api_url)
 
     @property
     def report(self) -> DeliveryReport:

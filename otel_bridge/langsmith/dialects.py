@@ -16,6 +16,7 @@ from typing import Any
 import orjson
 
 from otel_bridge import content, semconv
+from otel_bridge._core.json import as_number
 from otel_bridge.usage import TokenUsage
 
 Attributes = Mapping[str, Any]
@@ -140,7 +141,7 @@ def normalised(attributes: Attributes) -> Json:
 def total_cost(attributes: Attributes) -> float | None:
     """The cost in USD that a library worked out by itself, at list price."""
     for name in _TOTAL_COSTS:
-        if isinstance(value := attributes.get(name), int | float):
+        if (value := as_number(attributes.get(name))) is not None:
             return float(value)
     return None
 

@@ -11,6 +11,7 @@ from typing import Self
 
 import orjson
 
+from otel_bridge._core.display import safe_endpoint
 from otel_bridge.langsmith.connecting import Destination
 from otel_bridge.langsmith.multipart import Body
 
@@ -51,12 +52,14 @@ def write(folder: Path, body: Body, destination: Destination, **more: str) -> Pa
         "endpoint": _ENDPOINT,
         "headers": body.headers,
         "body_base64": base64.b64encode(body.data).decode(),
-        "api_url": destination.api_url,
+        "api_url": safe_endpoint(destination.api_url),
         **more,
     }
     draft = path.with_suffix(".tmp")
     try:
-        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        draft.unlink(missing_ok=True)
+        # O_EXCL follows no link.
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "wb") as file:
             file.write(orjson.dumps(envelope))
         draft.replace(path)

@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 from uuid import uuid4
 
-import orjson
 import zstandard
 from requests_toolbelt.multipart.decoder import MultipartDecoder
 
+from otel_bridge._core.json import dumps
+
 SPLIT_OUT = ("inputs", "outputs", "events", "extra", "error", "serialized")
 _CONTENT = (".inputs", ".outputs")
-_OPTIONS = orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY
 _BOUNDARY = uuid4().hex
 _PART = (
     f'--{_BOUNDARY}\r\nContent-Disposition: form-data; name="%b"\r\n'
@@ -47,10 +47,8 @@ class Operation:
         name = f"{verb}.{run['id']}"
         head = dict(run)
         fields = [(field, head.pop(field, None)) for field in SPLIT_OUT]
-        parts = [(name, _dumps(head))]
-        parts += [
-            (f"{name}.{field}", _dumps(value)) for field, value in fields if value is not None
-        ]
+        parts = [(name, dumps(head))]
+        parts += [(f"{name}.{field}", dumps(value)) for field, value in fields if value is not None]
         return cls.of_parts(parts, alone=alone)
 
     @classmethod
@@ -127,7 +125,3 @@ def _decode(body: Body) -> list[list[Part]]:
 
 def _without_content(run: list[Part]) -> list[Part]:
     return [(name, b"{}" if name.endswith(_CONTENT) else data) for name, data in run]
-
-
-def _dumps(value: Any) -> bytes:
-    return b"{}" if value == {} else orjson.dumps(value, default=str, option=_OPTIONS)

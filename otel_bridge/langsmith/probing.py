@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import requests
-
+from otel_bridge._core.display import safe_endpoint, safe_text
 from otel_bridge._core.json import as_object, as_text
 from otel_bridge.errors import DeliveryError
-from otel_bridge.langsmith.connecting import FAULTS, answer_to, connect, reason_of
+from otel_bridge.langsmith.connecting import FAULTS, answer_to, connect, reason_of, request
 
 _CALLS = ("/info", "/sessions?limit=1")
 
@@ -17,16 +16,16 @@ def probe() -> str:
     Raises DeliveryError where it does not answer or refuses, ConfigurationError for no client.
     """
     client = connect(read_seconds=5.0)
+    endpoint = safe_endpoint(client.api_url)
     version: str | None = None
     for path in _CALLS:
         try:
-            answer = client.request_with_retries("GET", path)
-            version = version or as_text(as_object(answer.json()).get("version"))
-        except requests.JSONDecodeError as error:
-            raise DeliveryError(f"{client.api_url}: what answers is not LangSmith's API") from error
+            version = version or as_text(as_object(request(client, "GET", path)).get("version"))
         except FAULTS as error:
-            check = "ENDPOINT" if answer_to(error) is None else "API_KEY"
+            answer = answer_to(error)
+            refused = answer is not None and answer.status_code >= 400
+            check = "API_KEY" if refused else "ENDPOINT"
             raise DeliveryError(
-                f"{client.api_url}: {reason_of(error)}; check LANGSMITH_{check}"
+                f"{endpoint}: {reason_of(error)}; check LANGSMITH_{check}"
             ) from error
-    return f"{client.api_url}, version {version}" if version else client.api_url
+    return f"{endpoint}, version {safe_text(version)}" if version else endpoint

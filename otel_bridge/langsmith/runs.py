@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from opentelemetry.trace import StatusCode
 
 from otel_bridge import content, semconv
+from otel_bridge._core.json import as_number
 from otel_bridge._core.otel_sdk import attributes_of
 from otel_bridge.langsmith import dialects
 from otel_bridge.pricing import PART_NAMES, Cost, price
@@ -220,7 +221,7 @@ def _usage_metadata(view: View) -> dict[str, Any]:
     attributes = view.attributes
     usage = TokenUsage.from_attributes(attributes)
     metadata = usage.to_usage_metadata()
-    told = attributes.get(semconv.GEN_AI_USAGE_COST)
+    told = as_number(attributes.get(semconv.GEN_AI_USAGE_COST))
     if semconv.BATCH_ROLLUP in attributes:
         cost = Cost.from_attributes(attributes, semconv.GEN_AI_USAGE_COST)
     else:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from langsmith import Client
 from langsmith import utils as ls_utils
 
-from otel_bridge.langsmith.connecting import FAULTS, answer_to, reason_of
+from otel_bridge._core.json import as_object
+from otel_bridge.langsmith.connecting import FAULTS, answer_to, reason_of, request
 from otel_bridge.langsmith.multipart import Body
 
 _FIRST_PAUSE = 1.0
@@ -52,11 +53,7 @@ class Sender:
         """Why the body was not taken, None when it was. A conflict is a repeat, which was."""
         try:
             body = body if self._takes_zstd() else body.uncompressed()
-            self._client.request_with_retries(
-                "POST",
-                "/runs/multipart",
-                request_kwargs={"data": body.data, "headers": body.headers},
-            )
+            request(self._client, "POST", "/runs/multipart", data=body.data, headers=body.headers)
         except ls_utils.LangSmithConflictError:
             pass
         except FAULTS as error:
@@ -67,13 +64,13 @@ class Sender:
     def _takes_zstd(self) -> bool:
         if self._zstd is None:
             try:
-                info = self._client.request_with_retries("GET", "/info").json()
-            except (*FAULTS, ValueError) as error:
+                info = request(self._client, "GET", "/info")
+            except FAULTS as error:
                 response = answer_to(error)
                 if response is None or _is_transient(response.status_code):
                     raise
                 info = {}
-            flags = info.get("instance_flags") or {}
+            flags = as_object(as_object(info).get("instance_flags"))
             self._zstd = bool(flags.get("zstd_compression_enabled"))
         return self._zstd
 
@@ -91,4 +88,5 @@ class Sender:
 
 
 def _is_transient(status: int) -> bool:
-    return status in (408, 425, 429) or status >= 500
+    # A success that raised, or a redirect, is not LangSmith's answer.
+    return status < 400 or status in (408, 425, 429) or status >= 500

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from otel_bridge._core.private_directory import check_private, private_directory
 from otel_bridge._core.process_lock import ProcessLock
 from otel_bridge.langsmith import envelope
 from otel_bridge.langsmith.connecting import Destination
@@ -62,6 +63,7 @@ class Spool:
     def __init__(
         self, state_dir: Path | None, destination: Destination, limit: int = DISK_BYTES
     ) -> None:
+        self._state_dir = state_dir
         self._root = state_dir / "spool" if state_dir else None
         self._owner = ProcessLock(state_dir) if state_dir else None
         self._destination = destination
@@ -211,15 +213,23 @@ class Spool:
         """The folders of ended processes, and that of what was set apart."""
         if self._root is None or self._owner is None or not self._root.is_dir():
             return
+        check_private(self._root.parent)
+        check_private(self._root)
         for folder in sorted(self._root.iterdir()):
-            if folder.name == _REFUSED or (
-                folder.name != self._owner.name and not self._owner.is_alive(folder.name)
-            ):
+            if folder.name == self._owner.name:
+                continue
+            if folder.name != _REFUSED and self._owner.is_alive(folder.name):
+                continue
+            try:
+                check_private(folder)
+            except OSError as error:
+                self._say("a folder in it is left alone", error)
+            else:
                 yield folder
 
     def _labelled(self, folder: Path) -> Iterator[tuple[Path, Label]]:
         for file in sorted(folder.glob("*.json")):
-            if label := Label.of(file):
+            if (label := Label.of(file)) and not file.is_symlink():
                 yield file, label
             else:
                 self._say(_NO_BODY, file.name)
@@ -257,11 +267,9 @@ class Spool:
         return False
 
     def _folder(self, name: str) -> Path:
-        if self._root is None:
+        if self._state_dir is None or self._root is None:
             raise FileNotFoundError("there is no state directory")
-        folder = self._root / name
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return folder
+        return private_directory(self._state_dir, self._root.name, name)
 
     def _say(self, fault: str, detail: object) -> None:
         if fault not in self._said:

@@ -69,6 +69,8 @@ class _Fault:
     headers: Mapping[str, str]
     delay: float
     times: float
+    body: bytes | None
+    location: str | None
 
 
 class LoopbackServer:
@@ -125,20 +127,46 @@ class LoopbackServer:
         headers: Mapping[str, str] | None = None,
         delay: float = 0.0,
         times: float = 1,
+        body: bytes | None = None,
+        location: str | None = None,
     ) -> None:
         """Let the next `times` requests that match (regular expressions) fail.
 
-        `status` answers with it instead of doing anything; the actions close the connection or
-        never answer, before or after the request took effect, or cut a streamed body. `delay` in
-        seconds comes before any of it.
+        `status` answers with it instead of doing anything, with `body` or, by default, an error
+        in JSON, and with the header Location where `location` is the base URL of another place;
+        the actions close the connection or never answer, before or after the request took effect,
+        or cut a streamed body. `delay` in seconds comes before any of it.
         """
-        fault = _Fault(method, re.compile(path), action, status, headers or {}, delay, times)
+        fault = _Fault(
+            method,
+            re.compile(path),
+            action,
+            status,
+            headers or {},
+            delay,
+            times,
+            body,
+            location,
+        )
         with self._lock:
             self._faults.append(fault)
 
     def refuse_all(self, status: int) -> None:
         """Answer everything with a status, until `recover`."""
         self.fail_next(status=status, times=float("inf"))
+
+    def redirect_all(self, location: str, status: int = 307) -> None:
+        """Redirect everything to the same path at another base URL, until `recover`."""
+        self.fail_next(status=status, location=location, times=float("inf"))
+
+    def show_log_in_page(self) -> None:
+        """Answer everything with 200 and a page in HTML, as proxies do, until `recover`."""
+        self.fail_next(
+            status=200,
+            headers={"content-type": "text/html; charset=utf-8"},
+            body=b"<!DOCTYPE html><html><body><h1>Log in to the network</h1></body></html>",
+            times=float("inf"),
+        )
 
     def hang_all(self) -> None:
         """Accept everything and never answer, until `recover`."""
@@ -159,9 +187,11 @@ class LoopbackServer:
             return self.answer(request), "answer"
         if fault.status is not None:
             refusal = self.error(fault.status)
-            return Response(fault.status, refusal.body, {**refusal.headers, **fault.headers}), (
-                "answer"
-            )
+            headers = {**refusal.headers, **fault.headers}
+            if fault.location is not None:
+                headers["location"] = fault.location + request.path
+            body = refusal.body if fault.body is None else fault.body
+            return Response(fault.status, body, headers), "answer"
         response = None if fault.action in ("hang", "close") else self.answer(request)
         if fault.action.endswith("hang"):
             self.stopped.wait()
