@@ -26,7 +26,7 @@ INSTALL = "pip install -e '.[examples]'"
 for name in ("fastapi", "uvicorn", "opentelemetry.instrumentation.fastapi"):
     pytest.importorskip(name, reason=INSTALL)
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
+EXAMPLES = Path(__file__).parents[2] / "examples"
 BIN = Path(sys.executable).parent
 ZERO_CODE = [str(BIN / "opentelemetry-instrument")]
 SCRIPT = [sys.executable, str(EXAMPLES / "script.py")]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from programs import Collector, Kafka, eventually, needs_kafka, needs_otelcol
+from support.programs import Collector, Kafka, eventually, needs_kafka, needs_otelcol
 
 from otel_bridge import semconv
 from otel_bridge.simulator import MessageBatchesServer, OtlpCapture

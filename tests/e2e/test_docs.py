@@ -15,7 +15,7 @@ import pytest
 from otel_bridge.config import VARIABLES
 from otel_bridge.simulator import LangSmithCapture, MessageBatchesServer, OtlpCapture
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PAGES = sorted((ROOT / "docs").glob("*.md"))
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 KINDS = {"sh", "python"}

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
-from programs import CONFIGS
+from support.programs import CONFIGS
 
 FILES = sorted(CONFIGS.rglob("*.yaml"))
 

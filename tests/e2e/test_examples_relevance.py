@@ -13,7 +13,7 @@ import pytest
 from otel_bridge.simulator import LangSmithCapture, MessageBatchesServer, OtlpCapture
 from otel_bridge.simulator.answers import ending
 
-EXAMPLE = Path(__file__).parent.parent / "examples" / "relevance.py"
+EXAMPLE = Path(__file__).parents[2] / "examples" / "relevance.py"
 FAILING = {"relevance-13": "refusal", "relevance-37": "expired"}
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import httpx2
 import pytest
-from programs import (
+from support.programs import (
     CONFIGS,
     PROMTOOL,
     Collector,

@@ -14,7 +14,7 @@ from typing import Self
 import httpx2
 import pytest
 
-CONFIGS = Path(__file__).parent.parent / "collector_config"
+CONFIGS = Path(__file__).parents[2] / "collector_config"
 OTELCOL = shutil.which("otelcol") or shutil.which("otelcol-contrib")
 PROMETHEUS, PROMTOOL = shutil.which("prometheus"), shutil.which("promtool")
 
@@ -32,7 +32,7 @@ needs_prometheus = pytest.mark.skipif(
 
 needs_kafka = pytest.mark.skipif(
     shutil.which("java") is None or not any(KAFKA_LIBS.glob("kafka_2.13-*.jar")),
-    reason="Java and a broker in KAFKA_LIBS are wanted; tests/kafka/pom.xml says how to get it",
+    reason="Java and a broker in KAFKA_LIBS are wanted; tests/e2e/kafka/pom.xml says how to get it",
 )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import httpx2
 import pytest
 from opentelemetry.trace import StatusCode
-from programs import Collector, ask_otelcol, eventually, needs_otelcol
+from support.programs import Collector, ask_otelcol, eventually, needs_otelcol
 
 from otel_bridge import BatchExecutor, semconv
 from otel_bridge.langsmith.dialects import may_be_content
