@@ -39,13 +39,13 @@ def _results_path(batch_id: str) -> str:
 
 def _submitting(client: ClientT) -> ClientT:
     """A copy without retries: a repeated create after a timeout is a second batch to pay for."""
-    return mark_own_client(without_redirects(client).with_options(max_retries=0))
+    return mark_own_client(without_redirects(client.with_options(max_retries=0)))
 
 
 def _quiet(client: ClientT) -> ClientT:
     """A copy whose calls make no spans of the SDK: polls are not the user's traces."""
-    options = {**client.open_telemetry, "traces": False}
-    return mark_own_client(without_redirects(client).with_options(open_telemetry=options))
+    quiet = client.with_options(open_telemetry={**client.open_telemetry, "traces": False})
+    return mark_own_client(without_redirects(quiet))
 
 
 class SyncApi:

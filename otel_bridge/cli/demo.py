@@ -23,11 +23,10 @@ from rich.tree import Tree
 
 from otel_bridge import semconv
 from otel_bridge._core.display import safe_endpoint
-from otel_bridge._core.http import NoRedirectSession
 from otel_bridge.batches import BatchExecutor
 from otel_bridge.cli import render
 from otel_bridge.cli.figures import compare, table_of
-from otel_bridge.cli.telemetry import Complaints, Telemetry
+from otel_bridge.cli.telemetry import Complaints, Telemetry, name_sessions
 from otel_bridge.config import VARIABLES, Settings
 from otel_bridge.errors import ConfigurationError
 from otel_bridge.simulator import LangSmithCapture, MessageBatchesServer, OtlpCapture
@@ -113,7 +112,8 @@ def _answering_endpoint() -> str:
             "OTLP over HTTP"
         )
     Complaints("opentelemetry")  # the error says it
-    exporter = OTLPSpanExporter(f"{endpoint}/v1/traces", timeout=3, session=NoRedirectSession())
+    name_sessions()
+    exporter = OTLPSpanExporter(f"{endpoint}/v1/traces", timeout=3)
     if exporter.export([]) is not SpanExportResult.SUCCESS:
         raise ConfigurationError(
             f"nothing takes OTLP over HTTP at {safe_endpoint(endpoint)}; start a collector there, "

@@ -13,7 +13,6 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 from otel_bridge._core.display import safe_text
-from otel_bridge._core.http import NoRedirectSession
 from otel_bridge._core.private_directory import private_directory
 from otel_bridge.batches import probing as anthropic_probing
 from otel_bridge.cli.checks import Check
@@ -123,7 +122,7 @@ def _exporter() -> Any:
         OTLPSpanExporter,
     )
 
-    return OTLPSpanExporter(timeout=3, session=NoRedirectSession())
+    return OTLPSpanExporter(timeout=3)
 
 
 def _langsmith(settings: Settings) -> Check:

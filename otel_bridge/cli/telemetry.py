@@ -27,7 +27,6 @@ from opentelemetry.sdk.trace.export import (
 )
 
 from otel_bridge._core.display import safe_endpoint, safe_text
-from otel_bridge._core.http import NoRedirectSession
 from otel_bridge._core.otel_sdk import BoundedFlush
 from otel_bridge.cli.environment import check_exporters
 from otel_bridge.errors import ConfigurationError
@@ -196,11 +195,9 @@ class Telemetry:
         shown = safe_endpoint(endpoint)
         report = BackendReport(f"OTLP at {shown}", shown, "spans")
         self._exporters.append(report)
-        spans = OTLPSpanExporter(f"{endpoint}/v1/traces", session=NoRedirectSession())
+        spans = OTLPSpanExporter(f"{endpoint}/v1/traces")
         provider.add_span_processor(BatchSpanProcessor(CountingExporter(spans, report)))
-        reader = PeriodicExportingMetricReader(
-            OTLPMetricExporter(f"{endpoint}/v1/metrics", session=NoRedirectSession())
-        )
+        reader = PeriodicExportingMetricReader(OTLPMetricExporter(f"{endpoint}/v1/metrics"))
         meters.add_metric_reader(reader)
         # A provider flushes only the readers that it was made with.
         self._readers.append(reader)
@@ -280,6 +277,11 @@ def default_exporters() -> None:
     os.environ.setdefault("OTEL_LOGS_EXPORTER", "none")
     os.environ.setdefault(OTEL_EXPORTER_OTLP_PROTOCOL, "http/protobuf")
     os.environ.setdefault("OTEL_SERVICE_NAME", "otel-bridge")
+    name_sessions()
+
+
+def name_sessions() -> None:
+    """Have OTLP exporters over HTTP follow no redirect, unless the environment names a session."""
     if not os.environ.get(_SESSION.format("")):  # which would come before those of each signal
         for signal in ("TRACES_", "METRICS_", "LOGS_"):
             os.environ.setdefault(_SESSION.format(signal), "otel-bridge")
