@@ -254,10 +254,11 @@ def _batch_metadata(attributes: Mapping[str, Any]) -> dict[str, Any]:
         "batch_id": attributes.get(semconv.BATCH_ID),
         "request_count": attributes.get(semconv.BATCH_REQUEST_COUNT),
     }
-    succeeded = attributes.get(semconv.BATCH_SUCCEEDED_COUNT)
+    succeeded = as_number(attributes.get(semconv.BATCH_SUCCEEDED_COUNT))
     if succeeded is not None:
         metadata["successful_count"] = succeeded
-        metadata["failed_count"] = attributes.get(semconv.BATCH_REQUEST_COUNT, 0) - succeeded
+        requests = as_number(attributes.get(semconv.BATCH_REQUEST_COUNT)) or 0
+        metadata["failed_count"] = requests - succeeded
         # LangSmith reads usage_metadata of llm runs alone and sums children into their parents,
         # so the totals of this chain run inform and are never counted.
         usage = TokenUsage.from_batch_attributes(attributes).to_usage_metadata()
