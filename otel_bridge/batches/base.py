@@ -201,11 +201,11 @@ class ExecutorBase:
     def received(self, handles: Sequence[BatchHandle]) -> None:
         """Nobody needs to go on with these batches: what they came to is in the caller's hands."""
         for handle in handles:
-            self.recorder.journal.received(handle.id)
+            self.recorder.journal.mark_collected(handle.id)
 
     def leave(self, handles: Sequence[BatchHandle]) -> None:
         """Whoever submits the same requests again may go on with these batches."""
-        self.recorder.journal.leave(handle.intent for handle in handles)
+        self.recorder.journal.release(handle.submission_id for handle in handles)
 
     def _mirror(self) -> LangSmithSpanProcessor | None:
         """The provider's mirror: a service may set its provider after this was made."""

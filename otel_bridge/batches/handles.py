@@ -41,7 +41,7 @@ class Handles:
         carrier: Mapping[str, str],
     ) -> BatchHandle:
         """The handle of a batch that was created here or, by an earlier try, elsewhere."""
-        known = self._recorder.journal.recall(facts.id)
+        known = self._recorder.journal.get(facts.id)
         params = {request["custom_id"]: request["params"] for request in requests}
         models = models_of(requests)
         handle = BatchHandle(facts.id, facts.request_count, dict(carrier), models, params)
@@ -71,11 +71,11 @@ class Handles:
         submitted = self._submitted.get(handle.id)
         if submitted is not None:
             return submitted
-        known = self._recorder.journal.recall(handle.id)
+        known = self._recorder.journal.get(handle.id)
         if known is not None and not handle.carrier:
             handle.request_count = known.request_count
             handle.carrier, handle.models = dict(known.carrier), known.models
-        if known is not None and known.adopted:
+        if known is not None and known.tentative:
             logger.warning(
                 "Batch %s was found where an answer was lost: see that its custom ids are yours",
                 handle.id,
@@ -108,7 +108,7 @@ class Handles:
         """Have the results tell whose a batch is that was taken for ours."""
         journal = self._recorder.journal
         if handle.id in known_here or not (yield from belongs(api, handle.id, handle.params)):
-            journal.reopen(handle.intent)
+            journal.unbind_batch(handle.submission_id)
             if self._submitted.get(handle.id) is handle:
                 self.forget(handle)
             raise SubmissionAmbiguousError(
@@ -119,7 +119,7 @@ class Handles:
         handle.adopted = False
         self._remember(handle)
         known_here.add(handle.id)
-        journal.settle(handle.intent, handle.id)
+        journal.bind_batch(handle.submission_id, handle.id)
 
     def _remember(self, handle: BatchHandle) -> None:
         self._submitted[handle.id] = handle

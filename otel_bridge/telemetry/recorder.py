@@ -78,13 +78,13 @@ class BatchRecorder:
         """Whether spans go anywhere but to our own mirror."""
         return exports_spans(self.provider, but="otel_bridge")
 
-    def told(self, batch_id: str) -> bool:
-        """Whether the batch was told whole to every backend that is configured."""
-        known = self.journal.recall(batch_id)
+    def is_exported(self, batch_id: str) -> bool:
+        """Whether all of the batch was exported to every backend that is configured."""
+        submission = self.journal.get(batch_id)
         return (
-            known is not None
-            and (known.spans or not self.exports)
-            and (known.runs or not self.settings.langsmith_tracing)
+            submission is not None
+            and (submission.spans_exported or not self.exports)
+            and (submission.runs_exported or not self.settings.langsmith_tracing)
         )
 
     def start(
@@ -100,10 +100,12 @@ class BatchRecorder:
 
         `parent` is the submitting context, the current one by default; `models` are the models
         of the batch's requests where they are known, `attempt` what a follow-up follows, and
-        `created` tells that this process has just created it. A batch that was told whole before
-        is recorded in silence: it is summed up, and nothing is emitted.
+        `created` tells that this process has just created it. A batch that was exported before is
+        recorded in silence: it is summed up, and nothing is emitted.
         """
-        recording = BatchRecording(self, batch, frozenset(models), silent=self.told(batch.id))
+        recording = BatchRecording(
+            self, batch, frozenset(models), silent=self.is_exported(batch.id)
+        )
         recording.open(
             otel_context.get_current() if parent is None else parent,
             attempt or Attempt(),
