@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, TypeVar
 from opentelemetry import context as otel_context
 from opentelemetry import trace
 
-from otel_bridge import carrier as carriers
 from otel_bridge._core.shield import Shield
 from otel_bridge.batches.collecting import Collector, read_all
 from otel_bridge.batches.estimating import hold_to
@@ -26,6 +25,7 @@ from otel_bridge.batches.submitting import submit
 from otel_bridge.batches.waiting import wait
 from otel_bridge.config import Settings
 from otel_bridge.errors import BatchError, PartialSubmissionError
+from otel_bridge.propagation import carrier as carriers
 from otel_bridge.telemetry import (
     Attempt,
     BatchFacts,

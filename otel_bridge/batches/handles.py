@@ -7,7 +7,6 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from otel_bridge import carrier as carriers
 from otel_bridge.batches.flows import Flow
 from otel_bridge.batches.handle import BatchHandle
 from otel_bridge.batches.reconciling import Found, belongs, known_here
@@ -52,8 +51,8 @@ class Handles:
         if not found.adopted:
             self._prepare()
             if elsewhere:
-                handle.recording = carriers.begin(
-                    self._recorder, facts, handle.carrier, models, created=created
+                handle.recording = self._recorder.start_from_carrier(
+                    facts, handle.carrier, models, created=created
                 )
             else:
                 attempt = Attempt.from_carrier(carrier)
@@ -96,8 +95,8 @@ class Handles:
             handle.recording.update(facts)
         elif not handle.adopted:
             self._prepare()
-            handle.recording = carriers.begin(
-                self._recorder, facts, handle.carrier, handle.models, created=created
+            handle.recording = self._recorder.start_from_carrier(
+                facts, handle.carrier, handle.models, created=created
             )
 
     def forget(self, handle: BatchHandle) -> None:

@@ -11,11 +11,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from otel_bridge import carrier as carriers
 from otel_bridge._core.lifecycle import renew_after_fork
 from otel_bridge.instrumentation.reading import Reading
 from otel_bridge.instrumentation.sent import Params, Sent
 from otel_bridge.journal import PlannedBatch
+from otel_bridge.propagation import carrier as carriers
 from otel_bridge.telemetry import BatchFacts, BatchRecorder, Tally
 
 if TYPE_CHECKING:
@@ -161,7 +161,7 @@ class Watch:
         """Begin the recording of a batch that another process created."""
         known = self._recorder.journal.get(facts.id)
         carrier, models = (known.carrier, known.models) if known else ({}, ())
-        watched.recording = carriers.begin(self._recorder, facts, carrier, models)
+        watched.recording = self._recorder.start_from_carrier(facts, carrier, models)
         return watched.recording
 
     def _finish(

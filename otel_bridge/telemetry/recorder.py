@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
+import contextvars
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property
 from typing import Any
 
@@ -14,6 +15,7 @@ from otel_bridge import semconv
 from otel_bridge._core.otel_sdk import exports_spans, sdk_provider
 from otel_bridge.config import Settings
 from otel_bridge.journal import journal_in
+from otel_bridge.propagation.carrier import context_of
 from otel_bridge.telemetry.attempt import Attempt
 from otel_bridge.telemetry.batch import BatchFacts
 from otel_bridge.telemetry.losses import losses
@@ -112,3 +114,22 @@ class BatchRecorder:
             created=created,
         )
         return recording
+
+    def start_from_carrier(
+        self,
+        batch: BatchFacts,
+        carrier: Mapping[str, str],
+        models: Iterable[str],
+        *,
+        created: bool = False,
+    ) -> BatchRecording:
+        """Open the span of a batch that was submitted elsewhere; otherwise as `start`.
+
+        Its parent is the submitting span, by the carrier. With an empty carrier the batch has the
+        trace that follows from its id. The caller's own span is never the parent: then each
+        reader of the batch would make another span of it.
+        """
+        parent = context_of(carrier) or otel_context.Context()
+        attempt = Attempt.from_carrier(carrier)
+        context = contextvars.Context()
+        return context.run(self.start, batch, parent, models, attempt, created=created)
