@@ -36,12 +36,9 @@ if _typing.TYPE_CHECKING:
         SubmissionAmbiguousError,
     )
     from otel_bridge.instrumentation import instrument, uninstrument
-    from otel_bridge.langsmith import (
-        LangSmithSpanExporter,
-        LangSmithSpanProcessor,
-        nest_traceable,
-    )
+    from otel_bridge.langsmith import LangSmithSpanExporter, LangSmithSpanProcessor
     from otel_bridge.pricing import Cost
+    from otel_bridge.propagation.nesting import nest_traceable
     from otel_bridge.usage import TokenUsage
 else:
     _HOMES = {
@@ -72,8 +69,9 @@ else:
             "SubmissionAmbiguousError",
         ),
         "instrumentation": ("instrument", "uninstrument"),
-        "langsmith": ("LangSmithSpanExporter", "LangSmithSpanProcessor", "nest_traceable"),
+        "langsmith": ("LangSmithSpanExporter", "LangSmithSpanProcessor"),
         "pricing": ("Cost",),
+        "propagation.nesting": ("nest_traceable",),
         "usage": ("TokenUsage",),
     }
 

@@ -15,20 +15,18 @@ FLOORS = {
     "errors": 0,
     "semconv": 0,
     "version": 0,
-    "runtime_context": 0,
     "config": 1,
     "usage": 1,
     "identity": 1,
     "pricing": 2,
     "content": 2,
-    "journal_file": 2,
-    "journal": 3,
-    "telemetry": 4,
-    "langsmith": 4,
-    "carrier": 5,
-    "batches": 6,
-    "instrumentation": 6,
-    "cli": 7,
+    "journal": 2,
+    "propagation": 2,
+    "telemetry": 3,
+    "langsmith": 3,
+    "batches": 4,
+    "instrumentation": 4,
+    "cli": 5,
 }
 FREE = {"simulator"}
 
@@ -70,7 +68,11 @@ def test_a_module_imports_only_from_floors_below() -> None:
 
 
 def test_each_sdk_has_its_room() -> None:
-    rooms = {"anthropic": {"batches", "instrumentation"}, "langsmith": {"langsmith"}}
+    rooms = {
+        "anthropic": {"batches", "instrumentation"},
+        "langsmith": {"langsmith", "propagation"},
+        "sqlite3": {"journal"},
+    }
     for path in PACKAGE.rglob("*.py"):
         for name in imported(path):
             sdk = name.split(".")[0]

@@ -39,7 +39,7 @@ def backfill(
 ) -> Stream[Backfilled]:
     """What became of each batch, those that are told of last; see `BatchExecutor.backfill`."""
     api = executor.api
-    wanted, others = yield from _due(api, batch_ids, since, executor.recorder.told)
+    wanted, others = yield from _due(api, batch_ids, since, executor.recorder.is_exported)
     yield Give(others)
     for facts in wanted:
         handle = executor.known(facts.id)

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, TypeVar
 from opentelemetry import context as otel_context
 from opentelemetry import trace
 
-from otel_bridge import carrier as carriers
 from otel_bridge._core.shield import Shield
 from otel_bridge.batches.collecting import Collector, read_all
 from otel_bridge.batches.estimating import hold_to
@@ -26,6 +25,7 @@ from otel_bridge.batches.submitting import submit
 from otel_bridge.batches.waiting import wait
 from otel_bridge.config import Settings
 from otel_bridge.errors import BatchError, PartialSubmissionError
+from otel_bridge.propagation import carrier as carriers
 from otel_bridge.telemetry import (
     Attempt,
     BatchFacts,
@@ -201,11 +201,11 @@ class ExecutorBase:
     def received(self, handles: Sequence[BatchHandle]) -> None:
         """Nobody needs to go on with these batches: what they came to is in the caller's hands."""
         for handle in handles:
-            self.recorder.journal.received(handle.id)
+            self.recorder.journal.mark_collected(handle.id)
 
     def leave(self, handles: Sequence[BatchHandle]) -> None:
         """Whoever submits the same requests again may go on with these batches."""
-        self.recorder.journal.leave(handle.intent for handle in handles)
+        self.recorder.journal.release(handle.submission_id for handle in handles)
 
     def _mirror(self) -> LangSmithSpanProcessor | None:
         """The provider's mirror: a service may set its provider after this was made."""

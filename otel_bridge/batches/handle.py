@@ -27,8 +27,8 @@ class BatchHandle:
     models: tuple[str, ...] = ()
     params: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, repr=False)
     recording: BatchRecording | None = field(default=None, repr=False, compare=False)
-    intent: int | None = field(default=None, repr=False, compare=False)
-    """The journal's, while the submitting process means to collect the batch."""
+    submission_id: int | None = field(default=None, repr=False, compare=False)
+    """The id of the batch's submission in the journal, in the submitting process alone."""
 
     adopted: bool = field(default=False, repr=False, compare=False)
     """Whether only its results will tell that it is no stranger's; nothing is told of it before."""

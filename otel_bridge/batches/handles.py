@@ -7,7 +7,6 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from otel_bridge import carrier as carriers
 from otel_bridge.batches.flows import Flow
 from otel_bridge.batches.handle import BatchHandle
 from otel_bridge.batches.reconciling import Found, belongs, known_here
@@ -41,7 +40,7 @@ class Handles:
         carrier: Mapping[str, str],
     ) -> BatchHandle:
         """The handle of a batch that was created here or, by an earlier try, elsewhere."""
-        known = self._recorder.journal.recall(facts.id)
+        known = self._recorder.journal.get(facts.id)
         params = {request["custom_id"]: request["params"] for request in requests}
         models = models_of(requests)
         handle = BatchHandle(facts.id, facts.request_count, dict(carrier), models, params)
@@ -52,8 +51,8 @@ class Handles:
         if not found.adopted:
             self._prepare()
             if elsewhere:
-                handle.recording = carriers.begin(
-                    self._recorder, facts, handle.carrier, models, created=created
+                handle.recording = self._recorder.start_from_carrier(
+                    facts, handle.carrier, models, created=created
                 )
             else:
                 attempt = Attempt.from_carrier(carrier)
@@ -71,11 +70,11 @@ class Handles:
         submitted = self._submitted.get(handle.id)
         if submitted is not None:
             return submitted
-        known = self._recorder.journal.recall(handle.id)
+        known = self._recorder.journal.get(handle.id)
         if known is not None and not handle.carrier:
             handle.request_count = known.request_count
             handle.carrier, handle.models = dict(known.carrier), known.models
-        if known is not None and known.adopted:
+        if known is not None and known.tentative:
             logger.warning(
                 "Batch %s was found where an answer was lost: see that its custom ids are yours",
                 handle.id,
@@ -96,8 +95,8 @@ class Handles:
             handle.recording.update(facts)
         elif not handle.adopted:
             self._prepare()
-            handle.recording = carriers.begin(
-                self._recorder, facts, handle.carrier, handle.models, created=created
+            handle.recording = self._recorder.start_from_carrier(
+                facts, handle.carrier, handle.models, created=created
             )
 
     def forget(self, handle: BatchHandle) -> None:
@@ -108,7 +107,7 @@ class Handles:
         """Have the results tell whose a batch is that was taken for ours."""
         journal = self._recorder.journal
         if handle.id in known_here or not (yield from belongs(api, handle.id, handle.params)):
-            journal.reopen(handle.intent)
+            journal.unbind_batch(handle.submission_id)
             if self._submitted.get(handle.id) is handle:
                 self.forget(handle)
             raise SubmissionAmbiguousError(
@@ -119,7 +118,7 @@ class Handles:
         handle.adopted = False
         self._remember(handle)
         known_here.add(handle.id)
-        journal.settle(handle.intent, handle.id)
+        journal.bind_batch(handle.submission_id, handle.id)
 
     def _remember(self, handle: BatchHandle) -> None:
         self._submitted[handle.id] = handle

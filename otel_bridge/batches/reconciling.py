@@ -46,7 +46,7 @@ known_here: set[str] = set()
 class Found:
     """A batch for a submission; one that was `adopted` may still prove to be a stranger's.
 
-    One that the journal `knew` was told of as submitted by whoever created it.
+    One that the journal `knew` was recorded as submitted by whoever created it.
     """
 
     batch: Any
@@ -61,9 +61,9 @@ def created_earlier(
     if part.batch_id is not None:
         found = yield from _go_on(api, part, part.batch_id)
         if found is None:
-            journal.reopen(part.intent)
+            journal.unbind_batch(part.id)
         return found
-    made = datetime.fromtimestamp(part.made_at, UTC)
+    made = datetime.fromtimestamp(part.started_at, UTC)
     reason = f"these requests were about to be submitted at {made:%H:%M:%S} UTC"
     found = yield from find(api, journal, requests, made, reason)
     if found is not None:
@@ -132,7 +132,7 @@ def find(
 
 
 def _again(journal: Journal) -> str:
-    if journal.kept:
+    if journal.is_persistent:
         return "run the same again, which looks once more before it creates one"
     return (
         "there is no journal to go on with: see whether one appears before you submit these again"
@@ -149,9 +149,9 @@ def _candidates(
     ours, unsure = [], []
     for batch in (yield lambda: api.since(earliest)):
         facts = BatchFacts.from_api(batch)
-        told = journal.recall(batch.id)
+        submission = journal.get(batch.id)
         # One that is only taken for another's may yet prove to be ours.
-        known = batch.id in known_here or (told is not None and not told.adopted)
+        known = batch.id in known_here or (submission is not None and not submission.tentative)
         if known or facts.request_count != len(custom_ids):
             continue
         if facts.status != "ended":
@@ -207,7 +207,7 @@ def _go_on(api: SyncApi | AsyncApi, part: Submission, batch_id: str) -> Flow[Fou
         logger.warning("Batch %s of these requests %s; submitting them anew", batch_id, lost)
         return None
     logger.warning("These requests are in batch %s already; going on with it", batch_id)
-    return Found(batch, part.adopted, knew=True)
+    return Found(batch, part.tentative, knew=True)
 
 
 def _retrieve(api: SyncApi | AsyncApi, batch_id: str) -> Flow[Any]:

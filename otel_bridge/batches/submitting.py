@@ -1,4 +1,7 @@
-"""Creating batches, never twice: an intent is noted first, and a lost answer is looked up."""
+"""Creating batches, never twice: a submission is recorded before the call that creates its batch.
+
+After a lost answer, the API's list tells whether there is a batch.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ from otel_bridge.batches.flows import Flow
 from otel_bridge.batches.reconciling import Found, created_earlier, known_here, reconcile
 from otel_bridge.batches.requests import Request, models_of
 from otel_bridge.errors import BatchError, PartialSubmissionError, SubmissionAmbiguousError
-from otel_bridge.journal import Journal, Part, Submission
+from otel_bridge.journal import Journal, PlannedBatch, Submission
 
 if TYPE_CHECKING:
     from otel_bridge.batches.api import AsyncApi, SyncApi
@@ -36,10 +39,10 @@ Created = Callable[[Found, Sequence[Request]], Flow["BatchHandle"]]
 
 @dataclass(frozen=True, slots=True)
 class _Planned:
-    """One batch to be: its requests, its intent and what is known of it from earlier."""
+    """One batch to be: its requests, its submission's id, and its submission by an earlier try."""
 
     requests: Sequence[Request]
-    intent: int | None
+    submission_id: int | None
     known: Submission | None
 
     @property
@@ -61,12 +64,12 @@ def submit(
 ) -> Flow[list[BatchHandle]]:
     """Create a batch of each part, or find the one that an earlier try created.
 
-    `created` gets each batch and its requests in turn. The journal knows of all intents before
-    the first call and of each batch after its own, so what was broken off in between is followed
-    up when the same requests are submitted again. With `resume`, so are batches that a submission
-    with `resume` made and nobody collected; the intents are then the caller's until it leaves
-    them. With `new`, nothing from earlier is. `after` are the batches that these requests failed
-    in: the same ones after others are another submission.
+    `created` gets each batch and its requests in turn. The journal knows all submissions before
+    the first call and each batch after its own call, so what was broken off in between is
+    followed up when the same requests are submitted again. With `resume`, so are batches that a
+    submission with `resume` created and nobody collected; the caller then owns the submissions
+    until it releases them. With `new`, nothing from earlier is. `after` are the batches that these
+    requests failed in: the same ones after others are another submission.
     """
     plan = _plan(journal, parts, carrier, after, resume=resume, new=new)
     handles: list[BatchHandle] = []
@@ -79,18 +82,18 @@ def submit(
                 found = yield from _create(api, journal, plan, part)
             if not found.adopted:
                 known_here.add(found.batch.id)
-            journal.settle(part.intent, found.batch.id, adopted=found.adopted)
+            journal.bind_batch(part.submission_id, found.batch.id, tentative=found.adopted)
             handle = yield from created(found, part.requests)
-            handle.intent = part.intent
+            handle.submission_id = part.submission_id
             handles.append(handle)
     except BaseException as error:
         # Also where it is an interruption: then nobody knows what became of the call.
-        journal.leave(part.intent for part in plan)
+        journal.release(part.submission_id for part in plan)
         if handles and isinstance(error, BatchError):
             raise _partial(error, handles, plan) from error
         raise
     if not resume:
-        journal.leave(part.intent for part in plan)
+        journal.release(part.submission_id for part in plan)
     return handles
 
 
@@ -103,27 +106,31 @@ def _plan(
     resume: bool,
     new: bool,
 ) -> list[_Planned]:
-    whole = _fingerprint(parts, after)
-    known = journal.unfinished(whole, awaited=resume or new)
+    fingerprint = _fingerprint(parts, after)
+    known = journal.unfinished(fingerprint, include_uncollected=resume or new)
     while new and known:
-        journal.give_up(known)
-        known = journal.unfinished(whole, awaited=True)
+        journal.abandon(known)
+        known = journal.unfinished(fingerprint, include_uncollected=True)
     if [each.request_count for each in known] != [len(each) for each in parts[: len(known)]]:
         known = []
-    intents: list[int | None] = [each.intent for each in known]
-    journal.take_over(intents)
+    submission_ids: list[int | None] = [each.id for each in known]
+    journal.take_ownership(submission_ids)
     # Of several parts, a refusal leaves the first ones.
-    made_at = known[0].made_at if known else None
-    rest = [_part(each) for each in parts[len(known) :]]
-    intents += journal.intend(whole, rest, carrier, awaited=resume, made_at=made_at)
+    started_at = known[0].started_at if known else None
+    rest = [_planned_batch(each) for each in parts[len(known) :]]
+    submission_ids += journal.begin_submission(
+        fingerprint, rest, carrier, awaits_collection=resume, started_at=started_at
+    )
     return [
-        _Planned(requests, intent, part)
-        for requests, intent, part in itertools.zip_longest(parts, intents, known)
+        _Planned(requests, submission_id, submission)
+        for requests, submission_id, submission in itertools.zip_longest(
+            parts, submission_ids, known
+        )
     ]
 
 
-def _part(requests: Sequence[Request]) -> Part:
-    return Part(len(requests), models_of(requests))
+def _planned_batch(requests: Sequence[Request]) -> PlannedBatch:
+    return PlannedBatch(len(requests), models_of(requests))
 
 
 def _fingerprint(parts: Sequence[Sequence[Mapping[str, Any]]], after: Iterable[str] = ()) -> str:
@@ -161,7 +168,7 @@ def _create(
     except SubmissionAmbiguousError:
         raise
     except Exception:
-        journal.drop(each.intent for each in plan if each is part or each.known is None)
+        journal.discard(each.submission_id for each in plan if each is part or each.known is None)
         raise
 
 

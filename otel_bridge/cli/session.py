@@ -66,7 +66,7 @@ class Session:
             yield
         except KeyboardInterrupt:
             again = "run the same again, which goes on with what was created"
-            if not self.executor.recorder.journal.kept:
+            if not self.executor.recorder.journal.is_persistent:
                 again = "see `otel-bridge watch` for it before you run the same again"
             raise BridgeError(
                 f"interrupted before the API said that it has the batch; {again}"

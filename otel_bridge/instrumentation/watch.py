@@ -11,11 +11,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from otel_bridge import carrier as carriers
 from otel_bridge._core.lifecycle import renew_after_fork
 from otel_bridge.instrumentation.reading import Reading
 from otel_bridge.instrumentation.sent import Params, Sent
-from otel_bridge.journal import Part
+from otel_bridge.journal import PlannedBatch
+from otel_bridge.propagation import carrier as carriers
 from otel_bridge.telemetry import BatchFacts, BatchRecorder, Tally
 
 if TYPE_CHECKING:
@@ -77,10 +77,10 @@ class Watch:
         facts = BatchFacts.from_api(batch)
         sent.done()
         journal = self._recorder.journal
-        part = Part(facts.request_count, sent.models)
-        intents = journal.intend("", [part], carriers.current())
-        journal.settle(intents[0], facts.id)
-        journal.leave(intents)
+        planned = PlannedBatch(facts.request_count, sent.models)
+        submission_ids = journal.begin_submission("", [planned], carriers.current())
+        journal.bind_batch(submission_ids[0], facts.id)
+        journal.release(submission_ids)
         with self._lock:
             watched = self._known(facts)
             watched.params = sent.params
@@ -159,9 +159,9 @@ class Watch:
 
     def _begin_elsewhere(self, watched: Watched, facts: BatchFacts) -> BatchRecording:
         """Begin the recording of a batch that another process created."""
-        known = self._recorder.journal.recall(facts.id)
+        known = self._recorder.journal.get(facts.id)
         carrier, models = (known.carrier, known.models) if known else ({}, ())
-        watched.recording = carriers.begin(self._recorder, facts, carrier, models)
+        watched.recording = self._recorder.start_from_carrier(facts, carrier, models)
         return watched.recording
 
     def _finish(
@@ -174,7 +174,7 @@ class Watch:
             if not tally.missing:
                 watched.ended = True
                 self._let_go(watched)
-        self._recorder.journal.received(watched.facts.id)
+        self._recorder.journal.mark_collected(watched.facts.id)
         if self._mirror is not None and self._mirror.force_flush():
             recording.prove_runs()
         recording.abandon()  # so that anybody may tell again of what was lost or is missing

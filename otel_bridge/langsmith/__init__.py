@@ -1,16 +1,16 @@
 """The mirror: OpenTelemetry spans as LangSmith runs.
 
-What carries and nests contexts is here at once; the mirror, with LangSmith's SDK, is loaded when it
-is asked for, so that a process which does not use it does not pay for it.
+The names of `otel_bridge.propagation` are here at once. The mirror, with LangSmith's SDK, is loaded
+when a name of it is first used, so that a process which does not use it does not pay for it.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from otel_bridge.langsmith.context import RunContext
-from otel_bridge.langsmith.nesting import nest_traceable
-from otel_bridge.langsmith.propagator import LangSmithPropagator
+from otel_bridge.propagation.active_runs import RunContext
+from otel_bridge.propagation.nesting import nest_traceable
+from otel_bridge.propagation.propagator import LangSmithPropagator
 
 if TYPE_CHECKING:
     from otel_bridge.langsmith.delivery import Delivery, DeliveryReport

@@ -9,12 +9,12 @@ from weakref import ref
 from otel_bridge import content, semconv
 from otel_bridge._core.otel_sdk import add_attributes
 from otel_bridge._core.shield import Shield, brief
-from otel_bridge.langsmith import lineage, runs
+from otel_bridge.langsmith import hierarchy, runs
 from otel_bridge.langsmith.calls import Calls
 from otel_bridge.langsmith.choice import Choice, first_to_take, taken
-from otel_bridge.langsmith.context import RunContext, ancestry
 from otel_bridge.langsmith.multipart import Operation
 from otel_bridge.langsmith.stamps import stamps
+from otel_bridge.propagation.active_runs import RunContext, active_runs
 
 if TYPE_CHECKING:
     from opentelemetry import trace
@@ -47,10 +47,10 @@ class Mirror:
         attributes = span.attributes or {}
         if semconv.BATCH_OUTCOME in attributes or not self.choice.samples(span):
             return  # nothing hangs below a batch's requests, and they hang below it alone
-        parent = lineage.parent_of(span, parent_context)
-        run = lineage.place(span, parent, attributes, self._opened)
+        parent = hierarchy.parent_of(span, parent_context)
+        run = hierarchy.build_context(span, parent, attributes, self._opened)
         run.span = ref(span)
-        ancestry.note(span.context.span_id, run)
+        active_runs.add(span.context.span_id, run)
         if attributes.get(semconv.GEN_AI_OPERATION_NAME) == "batch":
             self._post_open(run)
 
@@ -65,8 +65,8 @@ class Mirror:
         run = self._run_of(view)
         run.span = None
         if _is_foreign_call(view):
-            _calls.claim(view, [node.span_id for node in lineage.above(run)])
-            if lineage.counted_by_traceable(run) or not _calls.counts(view):
+            _calls.claim(view, [node.span_id for node in hierarchy.ancestors(run)])
+            if hierarchy.counted_by_traceable(run) or not _calls.counts(view):
                 view.leave_count()
         completed = runs.completed_run(view, run, self._project, self._content(view))
         if self.delivery is None:
@@ -93,8 +93,8 @@ class Mirror:
 
     def pass_over(self, span: ReadableSpan) -> None:
         """A span that is left out: what hangs below it hangs below its parent's run."""
-        if run := lineage.known_parent(span):
-            ancestry.note(span.context.span_id, run)
+        if run := hierarchy.known_parent(span):
+            active_runs.add(span.context.span_id, run)
 
     def _drop(self, error: Exception) -> None:
         if self.delivery is not None:
@@ -106,13 +106,15 @@ class Mirror:
 
     def _run_of(self, view: runs.View) -> RunContext:
         span, attributes = view.span, view.attributes
-        run = ancestry.get(span.context.span_id)
+        run = active_runs.get(span.context.span_id)
         if run is not None and run.span_id == span.context.span_id:
             return run
         # It was left out when it started, or has not been seen.
-        run = lineage.place(span, run or lineage.known_parent(span), attributes, self._opened)
+        run = hierarchy.build_context(
+            span, run or hierarchy.known_parent(span), attributes, self._opened
+        )
         if semconv.BATCH_CUSTOM_ID not in attributes:
-            ancestry.note(span.context.span_id, run)
+            active_runs.add(span.context.span_id, run)
         return run
 
     def _content(self, view: runs.View) -> content.Content | None:
@@ -147,7 +149,7 @@ class Mirror:
     def _post_open(self, run: RunContext) -> None:
         if self.delivery is None:
             return
-        for node in reversed([run, *lineage.above(run)]):
+        for node in reversed([run, *hierarchy.ancestors(run)]):
             span = node.span() if node.span is not None else None
             if span is None:
                 continue

@@ -12,10 +12,10 @@ from otel_bridge._core.otel_sdk import put_first, span_processors
 from otel_bridge._core.shield import warn_once
 from otel_bridge.config import Settings
 from otel_bridge.langsmith.connecting import NOT_MIRRORED
-from otel_bridge.langsmith.context import ancestry
 from otel_bridge.langsmith.delivery import Delivery
 from otel_bridge.langsmith.metrics import observe
 from otel_bridge.langsmith.mirroring import Mirror
+from otel_bridge.propagation.active_runs import active_runs
 
 if TYPE_CHECKING:
     from typing import Any
@@ -31,7 +31,7 @@ _NO_PROVIDER = (
 
 
 class LangSmithSpanProcessor(SpanProcessor):
-    """Mirrors each span once: ancestry and pending runs on start, completed runs on end.
+    """Mirrors each span once: active and pending runs on start, completed runs on end.
 
     With OTEL_BRIDGE_LANGSMITH_ROUTE=collector nothing is sent and `delivery` is None: ended spans
     are stamped for LangSmith's OTLP endpoint, so this processor stands before those that export.
@@ -67,7 +67,7 @@ class LangSmithSpanProcessor(SpanProcessor):
                 self._mirror.open(span, parent_context)
                 return
             parent = span.parent
-            if parent is not None and ancestry.peek(parent.span_id) is not None:
+            if parent is not None and active_runs.peek(parent.span_id) is not None:
                 self._mirror.pass_over(span)
         except Exception as error:  # noqa: BLE001 - no fault of telemetry reaches the caller
             self._mirror.shield.note(error)

@@ -21,7 +21,7 @@ from otel_bridge.usage import TokenUsage
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan
 
-    from otel_bridge.langsmith.context import RunContext
+    from otel_bridge.propagation.active_runs import RunContext
 
 Run = dict[str, Any]
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
+import contextvars
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property
 from typing import Any
 
@@ -14,6 +15,7 @@ from otel_bridge import semconv
 from otel_bridge._core.otel_sdk import exports_spans, sdk_provider
 from otel_bridge.config import Settings
 from otel_bridge.journal import journal_in
+from otel_bridge.propagation.carrier import context_of
 from otel_bridge.telemetry.attempt import Attempt
 from otel_bridge.telemetry.batch import BatchFacts
 from otel_bridge.telemetry.losses import losses
@@ -78,13 +80,13 @@ class BatchRecorder:
         """Whether spans go anywhere but to our own mirror."""
         return exports_spans(self.provider, but="otel_bridge")
 
-    def told(self, batch_id: str) -> bool:
-        """Whether the batch was told whole to every backend that is configured."""
-        known = self.journal.recall(batch_id)
+    def is_exported(self, batch_id: str) -> bool:
+        """Whether all of the batch was exported to every backend that is configured."""
+        submission = self.journal.get(batch_id)
         return (
-            known is not None
-            and (known.spans or not self.exports)
-            and (known.runs or not self.settings.langsmith_tracing)
+            submission is not None
+            and (submission.spans_exported or not self.exports)
+            and (submission.runs_exported or not self.settings.langsmith_tracing)
         )
 
     def start(
@@ -100,13 +102,34 @@ class BatchRecorder:
 
         `parent` is the submitting context, the current one by default; `models` are the models
         of the batch's requests where they are known, `attempt` what a follow-up follows, and
-        `created` tells that this process has just created it. A batch that was told whole before
-        is recorded in silence: it is summed up, and nothing is emitted.
+        `created` tells that this process has just created it. A batch that was exported before is
+        recorded in silence: it is summed up, and nothing is emitted.
         """
-        recording = BatchRecording(self, batch, frozenset(models), silent=self.told(batch.id))
+        recording = BatchRecording(
+            self, batch, frozenset(models), silent=self.is_exported(batch.id)
+        )
         recording.open(
             otel_context.get_current() if parent is None else parent,
             attempt or Attempt(),
             created=created,
         )
         return recording
+
+    def start_from_carrier(
+        self,
+        batch: BatchFacts,
+        carrier: Mapping[str, str],
+        models: Iterable[str],
+        *,
+        created: bool = False,
+    ) -> BatchRecording:
+        """Open the span of a batch that was submitted elsewhere; otherwise as `start`.
+
+        Its parent is the submitting span, by the carrier. With an empty carrier the batch has the
+        trace that follows from its id. The caller's own span is never the parent: then each
+        reader of the batch would make another span of it.
+        """
+        parent = context_of(carrier) or otel_context.Context()
+        attempt = Attempt.from_carrier(carrier)
+        context = contextvars.Context()
+        return context.run(self.start, batch, parent, models, attempt, created=created)

@@ -226,10 +226,10 @@ class BatchRecording:
         """All results were recorded: emit what waits, the sums, and close the batch's span.
 
         `duplicates` are results that are no request's, `missing` requests without a result. While
-        some are missing the batch is neither told whole nor counted in metrics: a later reading
-        that has them makes the same spans again and the others, and counts all of it, once. Of a
-        batch beyond the cap these are the batch's alone, for which requests stand alone and which
-        are in a sum depends on all.
+        some are missing the batch is neither marked as exported nor counted in metrics: a later
+        reading that has them makes the same spans again and the others, and counts all of it, once.
+        Of a batch beyond the cap these are the batch's alone, for which requests stand alone and
+        which are in a sum depends on all.
         """
         if self._ended:
             return
@@ -259,9 +259,10 @@ class BatchRecording:
             spans.emit_rollup(model, kind, rolled)
 
     def _claim(self) -> None:
-        # Only now, for others may wait for the batch, too: whoever reads first tells of it.
+        # Not before the first result: others may wait for the batch, too, and the first to read
+        # its results exports it.
         if not self._claimed and not self._silent:
-            self._claimed = self._recorder.journal.claim_telling(self._batch.id)
+            self._claimed = self._recorder.journal.acquire_export_lease(self._batch.id)
             if not self._claimed:
                 self._silent, self._spans = True, None
 
@@ -281,18 +282,18 @@ class BatchRecording:
         recorder = self._recorder
         if self.missing:
             return  # a metric cannot be taken back, nor a result be counted again
-        if recorder.metrics.read and recorder.journal.claim_count(batch.id):
+        if recorder.metrics.read and recorder.journal.claim_metrics(batch.id):
             recorder.metrics.ended(batch, self._measured, self._outcomes, self._parent)
 
     @shielded
     def _sum_up(self, batch: BatchFacts) -> None:
         totals = totals_of(batch, self._measured, self._outcomes)
-        self._recorder.journal.sum_up(batch.id, totals)
+        self._recorder.journal.save_totals(batch.id, totals)
 
     def _prove(self) -> None:
         """Have the journal know what has certainly left the process."""
         recorder = self._recorder
-        recorder.journal.counted(recorder.metrics.exported())
+        recorder.journal.mark_metrics_exported(recorder.metrics.exported())
         if self._silent:
             return
         drained = self._pacer.drain()
@@ -303,7 +304,7 @@ class BatchRecording:
                 self._batch.id,
             )
         elif drained and self._whole and recorder.exports:
-            recorder.journal.tell(self._batch.id, "spans")
+            recorder.journal.mark_exported(self._batch.id, "spans")
 
     def prove_runs(self) -> None:
         """The mirror has handed over all that it got: note so, unless something of it was lost."""
@@ -316,7 +317,7 @@ class BatchRecording:
                 self._batch.id,
             )
             return
-        recorder.journal.tell(self._batch.id, "runs")
+        recorder.journal.mark_exported(self._batch.id, "runs")
 
     @property
     def _whole(self) -> bool:
@@ -327,7 +328,7 @@ class BatchRecording:
         self._stop_waiting()
         if self._claimed:
             self._claimed = False
-            self._recorder.journal.end_telling(self._batch.id)
+            self._recorder.journal.release_export_lease(self._batch.id)
 
     def _stop_waiting(self) -> None:
         if self._active:

@@ -1,4 +1,4 @@
-"""What a batch came to, as the journal keeps it for reports."""
+"""What a batch came to, as the journal saves it for reports."""
 
 from __future__ import annotations
 

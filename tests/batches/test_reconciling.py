@@ -57,10 +57,11 @@ def ago(**time: float) -> datetime:
     return datetime.now(UTC) - timedelta(**time)
 
 
-def intended(state: Path, requests: list[dict[str, Any]]) -> None:
+def interrupted(state: Path, requests: list[dict[str, Any]]) -> None:
     """What a process leaves that ended while it created a batch of the requests."""
-    planned = [submitting._part(requests)]
-    Journal(state).intend(submitting._fingerprint([requests]), planned, {}, awaited=True)
+    planned = [submitting._planned_batch(requests)]
+    fingerprint = submitting._fingerprint([requests])
+    Journal(state).begin_submission(fingerprint, planned, {}, awaits_collection=True)
 
 
 def test_no_batch_from_before_the_submission_is_taken_for_it(
@@ -128,8 +129,8 @@ def test_a_batch_that_two_submissions_may_have_made_goes_to_whose_it_is(
 ) -> None:
     """Both broke off, and one batch runs; whoever follows up first takes it for its own."""
     mine, yours = make_requests(3), others(make_requests(3))
-    intended(tmp_path, mine)
-    intended(tmp_path, yours)
+    interrupted(tmp_path, mine)
+    interrupted(tmp_path, yours)
     batch_id = service.api.add_batch(mine, seconds=0.5)
     executor = service.executor(state_dir=tmp_path)
     order = (mine, yours) if first == "ours" else (yours, mine)
@@ -139,10 +140,10 @@ def test_a_batch_that_two_submissions_may_have_made_goes_to_whose_it_is(
         list(runs[yours[0]["custom_id"]])
     (anew,) = executor.run(yours).batch_ids
     assert service.api.batch_ids == [batch_id, anew]
-    known = Journal(tmp_path).recall(batch_id)
+    known = Journal(tmp_path).get(batch_id)
     assert known is not None
-    assert known.runs
-    assert not known.adopted
+    assert known.runs_exported
+    assert not known.tentative
     (later,) = executor.run(mine).batch_ids
     assert later not in (batch_id, anew), "a deliberate second run is one of its own"
 
@@ -152,8 +153,8 @@ def test_a_batch_that_proved_ours_is_ours_alone(
 ) -> None:
     """The other submission that may have made it is not followed up any more."""
     mine, yours = make_requests(3), others(make_requests(3))
-    intended(tmp_path, yours)
-    intended(tmp_path, mine)
+    interrupted(tmp_path, yours)
+    interrupted(tmp_path, mine)
     batch_id = service.api.add_batch(mine, seconds=0.3)
     executor = service.executor(state_dir=tmp_path)
     executor.start(yours)
@@ -179,9 +180,9 @@ def test_our_batch_that_runs_is_told_of_once_its_results_prove_it(
     assert {each.trace_id for each in service.otlp.spans} == {
         f"{caller.get_span_context().trace_id:032x}"
     }
-    known = Journal(tmp_path).recall(batch_id)
+    known = Journal(tmp_path).get(batch_id)
     assert known is not None
-    assert not known.adopted
+    assert not known.tentative
 
 
 def test_who_reads_a_batch_by_id_before_it_was_proved_is_told(
@@ -221,7 +222,7 @@ def test_the_apis_clock_counts(
         lambda handler, _=None: plain(handler, (datetime.now(UTC) + wrong).timestamp()),
     )
     requests = make_requests(3)
-    intended(tmp_path, requests)
+    interrupted(tmp_path, requests)
     service.api.add_batch(requests, created_at=datetime.now(UTC) + wrong - timedelta(minutes=1))
     ours = service.api.add_batch(requests, created_at=datetime.now(UTC) + wrong)
     service.api.end(ours)
@@ -442,8 +443,9 @@ def test_what_never_left_is_no_lost_answer(
             executor.submit(requests)
         assert "lines" not in str(caught.value)
     assert service.api.requests == []
-    whole = submitting._fingerprint([requests])
-    assert executor.recorder.journal.unfinished(whole, awaited=True) == []
+    fingerprint = submitting._fingerprint([requests])
+    journal = executor.recorder.journal
+    assert journal.unfinished(fingerprint, include_uncollected=True) == []
 
 
 def test_a_url_of_which_no_client_can_be_made_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,11 +16,11 @@ from typing import Any
 import pytest
 from opentelemetry.sdk.trace import SpanProcessor
 
-from otel_bridge import SubmissionAmbiguousError, identity, journal_file, semconv
+from otel_bridge import SubmissionAmbiguousError, identity, semconv
 from otel_bridge._core.process_lock import ProcessLock
 from otel_bridge.batches import reconciling, submitting
-from otel_bridge.journal import Journal, Part, Submission
-from otel_bridge.journal_file import KEPT_SECONDS
+from otel_bridge.journal import Journal, PlannedBatch, Submission, sqlite_file
+from otel_bridge.journal.sqlite_file import RETENTION_SECONDS
 
 Make = Callable[[int], list[dict[str, Any]]]
 OUTPUT = "gen_ai.client.inference.usage.output_tokens"
@@ -35,7 +35,7 @@ def creations(service: Any) -> int:
     return sum(each.method == "POST" for each in service.api.requests)
 
 
-def abandoned(state: Path, requests: list[dict[str, Any]]) -> None:
+def interrupted(state: Path, requests: list[dict[str, Any]]) -> None:
     """What a process leaves that is killed while it creates a batch of the requests."""
     program = (
         "import json, os, sys, pathlib\n"
@@ -43,8 +43,8 @@ def abandoned(state: Path, requests: list[dict[str, Any]]) -> None:
         "from otel_bridge.journal import Journal\n"
         "parts = [json.loads(sys.stdin.read())]\n"
         "journal = Journal(pathlib.Path(sys.argv[1]))\n"
-        "planned = [submitting._part(part) for part in parts]\n"
-        "journal.intend(submitting._fingerprint(parts), planned, {})\n"
+        "planned = [submitting._planned_batch(part) for part in parts]\n"
+        "journal.begin_submission(submitting._fingerprint(parts), planned, {})\n"
         "os._exit(9)\n"
     )
     command = [sys.executable, "-c", program, str(state)]
@@ -55,30 +55,30 @@ def unfinished(state: Path, requests: list[dict[str, Any]]) -> list[Submission]:
     return Journal(state).unfinished(submitting._fingerprint([requests]))
 
 
-def test_a_batch_that_was_told_whole_is_told_no_more(
+def test_a_batch_that_was_exported_is_exported_no_more(
     service: Any, make_requests: Make, tmp_path: Path
 ) -> None:
     results = service.executor(state_dir=tmp_path).run(make_requests(40))
     (batch_id,) = results.batch_ids
     service.flush()
     spans, operations = len(service.otlp.spans), len(service.langsmith.history)
-    told = service.otlp.metric_sum(OUTPUT)
+    tokens = service.otlp.metric_sum(OUTPUT)
     again = service.executor(state_dir=tmp_path)
     assert len(list(again.collect(batch_id))) == 40
     service.flush()
     assert len(service.otlp.spans) == spans
     assert len(service.langsmith.history) == operations
     assert service.langsmith.conflicts == []
-    assert service.otlp.metric_sum(OUTPUT) == told == service.api.truth(batch_id)["output_tokens"]
+    assert service.otlp.metric_sum(OUTPUT) == tokens == service.api.truth(batch_id)["output_tokens"]
 
 
-def test_what_was_counted_but_not_told_is_told_and_not_counted(
+def test_a_batch_with_only_its_metrics_exported_gets_its_spans_and_runs(
     service: Any, make_requests: Make, tmp_path: Path
 ) -> None:
     batch_id = service.api.add_batch(make_requests(12))
     journal = Journal(tmp_path)
-    assert journal.claim_count(batch_id)
-    journal.counted([batch_id])
+    assert journal.claim_metrics(batch_id)
+    journal.mark_metrics_exported([batch_id])
     list(service.executor(state_dir=tmp_path).collect(batch_id))
     service.flush()
     assert len(service.otlp.unique_spans()) == 13
@@ -97,9 +97,9 @@ def test_what_another_batch_exports_proves_nothing_of_what_came_later(
     while not any(each.path == "/v1/metrics" for each in service.otlp.requests):
         time.sleep(0.01)
     list(executor.collect(second))
-    known = Journal(tmp_path).recall(second.id)
+    known = Journal(tmp_path).get(second.id)
     assert known is not None
-    assert known.counted
+    assert known.metrics_exported
     assert service.otlp.metric_sum(semconv.METRIC_BATCH_REQUESTS) == 30
     reader.join()
 
@@ -107,37 +107,37 @@ def test_what_another_batch_exports_proves_nothing_of_what_came_later(
 def test_metrics_that_a_backend_refuses_are_proven_by_a_later_export(
     service: Any, make_requests: Make, tmp_path: Path
 ) -> None:
-    def counted() -> list[bool]:
-        known = [Journal(tmp_path).recall(batch_id) for batch_id in service.api.batch_ids]
-        return [each is not None and each.counted for each in known]
+    def exported() -> list[bool]:
+        known = [Journal(tmp_path).get(batch_id) for batch_id in service.api.batch_ids]
+        return [each is not None and each.metrics_exported for each in known]
 
     executor = service.executor(state_dir=tmp_path)
     service.otlp.fail_next("POST", "metrics", status=400)
     executor.run(make_requests(10))
-    assert counted() == [False]
+    assert exported() == [False]
     executor.run(make_requests(20))
-    assert counted() == [True, True]
+    assert exported() == [True, True]
     assert service.otlp.metric_sum(semconv.METRIC_BATCH_REQUESTS) == 30
 
 
-def test_spans_that_a_backend_refuses_are_told_again(
+def test_spans_that_a_backend_refuses_are_exported_again(
     service: Any, make_requests: Make, tmp_path: Path
 ) -> None:
-    def told() -> bool:
-        known = Journal(tmp_path).recall(batch_id)
-        return known is not None and known.spans
+    def exported() -> bool:
+        known = Journal(tmp_path).get(batch_id)
+        return known is not None and known.spans_exported
 
     service.otlp.fail_next("POST", "traces", status=400)
     executor = service.executor(state_dir=tmp_path)
     (batch_id,) = executor.run(make_requests(4)).batch_ids
     assert service.otlp.spans == []
-    assert not told()
+    assert not exported()
     list(executor.collect(batch_id))
     assert len(service.otlp.spans) == 5
-    assert told()
+    assert exported()
 
 
-def test_spans_whose_flush_fails_are_not_known_as_told(
+def test_spans_whose_flush_fails_are_not_marked_as_exported(
     service: Any, make_requests: Make, tmp_path: Path
 ) -> None:
     class Failing(SpanProcessor):
@@ -147,27 +147,35 @@ def test_spans_whose_flush_fails_are_not_known_as_told(
     executor = service.executor(state_dir=tmp_path)
     service.tracers.add_span_processor(Failing())
     (batch_id,) = executor.run(make_requests(4)).batch_ids
-    known = Journal(tmp_path).recall(batch_id)
+    known = Journal(tmp_path).get(batch_id)
     assert known is not None
-    assert (known.spans, known.runs, known.counted) == (False, True, True)
+    assert (known.spans_exported, known.runs_exported, known.metrics_exported) == (
+        False,
+        True,
+        True,
+    )
 
 
-def test_runs_that_did_not_arrive_are_told_again(
+def test_runs_that_did_not_arrive_are_exported_again(
     service: Any, make_requests: Make, tmp_path: Path
 ) -> None:
     service.langsmith.refuse_all(503)
     (batch_id,) = service.executor(state_dir=tmp_path).run(make_requests(4)).batch_ids
-    known = Journal(tmp_path).recall(batch_id)
+    known = Journal(tmp_path).get(batch_id)
     assert known is not None
-    assert (known.counted, known.spans, known.runs) == (True, True, False)
+    assert (known.metrics_exported, known.spans_exported, known.runs_exported) == (
+        True,
+        True,
+        False,
+    )
     service.langsmith.recover()
     assert service.delivery.flush(5)
     list(service.executor(state_dir=tmp_path).collect(batch_id))
     service.flush()
     assert len(service.langsmith.runs) == 5
-    known = Journal(tmp_path).recall(batch_id)
+    known = Journal(tmp_path).get(batch_id)
     assert known is not None
-    assert known.runs
+    assert known.runs_exported
     assert service.otlp.metric_sum(OUTPUT) == service.api.truth(batch_id)["output_tokens"]
 
 
@@ -188,7 +196,7 @@ def test_a_batch_of_a_killed_process_is_found_and_not_paid_twice(
     service: Any, make_requests: Make, tmp_path: Path
 ) -> None:
     requests = make_requests(6)
-    abandoned(tmp_path, requests)
+    interrupted(tmp_path, requests)
     created = service.client.messages.batches.create(requests=requests).id
     (handle,) = service.executor(state_dir=tmp_path).submit(requests)
     assert handle.id == created
@@ -197,23 +205,25 @@ def test_a_batch_of_a_killed_process_is_found_and_not_paid_twice(
     assert deliberate.id != created, "submitting the same requests again is the caller's right"
 
 
-def test_an_intent_that_came_to_nothing_is_submitted_again(
+def test_a_submission_without_a_batch_is_submitted_again(
     service: Any, make_requests: Make, tmp_path: Path
 ) -> None:
     requests = make_requests(6)
-    abandoned(tmp_path, requests)
+    interrupted(tmp_path, requests)
     service.executor(state_dir=tmp_path).submit(requests)
     assert creations(service) == 1
     assert unfinished(tmp_path, requests) == []
 
 
-def test_the_intent_of_a_living_process_is_its_own(
+def test_the_submission_of_a_living_process_is_its_own(
     service: Any, make_requests: Make, tmp_path: Path
 ) -> None:
     requests = make_requests(6)
     parts = [requests]
     other = Journal(tmp_path)
-    other.intend(submitting._fingerprint(parts), [submitting._part(requests)], {})
+    other.begin_submission(
+        submitting._fingerprint(parts), [submitting._planned_batch(requests)], {}
+    )
     service.client.messages.batches.create(requests=requests)
     service.executor(state_dir=tmp_path).submit(requests)
     assert creations(service) == 2
@@ -243,7 +253,7 @@ def test_batches_that_the_journal_knows_are_no_candidates(
     assert creations(service) == 2
 
 
-def test_a_refused_batch_leaves_no_intent(
+def test_a_refused_batch_leaves_no_submission(
     service: Any, make_requests: Make, tmp_path: Path
 ) -> None:
     requests = make_requests(5)
@@ -251,13 +261,14 @@ def test_a_refused_batch_leaves_no_intent(
     executor = service.executor(state_dir=tmp_path)
     with pytest.raises(Exception, match="400"):
         executor.submit(requests)
-    whole = submitting._fingerprint([requests])
-    assert executor.recorder.journal.unfinished(whole, awaited=True) == []
+    fingerprint = submitting._fingerprint([requests])
+    journal = executor.recorder.journal
+    assert journal.unfinished(fingerprint, include_uncollected=True) == []
 
 
 def test_one_of_many_claims_is_granted(tmp_path: Path) -> None:
     journals = [Journal(tmp_path) for _ in range(8)]
-    assert [journal.claim_count("b") for journal in journals].count(True) == 1
+    assert [journal.claim_metrics("b") for journal in journals].count(True) == 1
 
 
 @pytest.mark.parametrize("fault", ["file in the way", "corrupt", "newer"])
@@ -294,28 +305,28 @@ def test_a_journal_that_cannot_be_used_stops_nothing(
 
 def test_the_journal_is_the_owners_alone_and_forgets_in_time(tmp_path: Path) -> None:
     state = tmp_path / "state"
-    Journal(state).claim_count("old")
+    Journal(state).claim_metrics("old")
     path = state / "journal.sqlite3"
     assert path.stat().st_mode & 0o077 == 0
     assert state.stat().st_mode & 0o077 == 0
     with sqlite3.connect(path) as db:
-        db.execute("UPDATE submissions SET made_at = ?", (time.time() - KEPT_SECONDS - 1,))
+        db.execute("UPDATE submissions SET started_at = ?", (time.time() - RETENTION_SECONDS - 1,))
     db.close()
-    assert Journal(state).recall("old") is None
+    assert Journal(state).get("old") is None
 
 
 async def test_the_async_twin_keeps_the_journal_too(
     service: Any, make_requests: Make, tmp_path: Path
 ) -> None:
     requests = make_requests(6)
-    abandoned(tmp_path, requests)
+    interrupted(tmp_path, requests)
     created = service.client.messages.batches.create(requests=requests).id
     executor = service.async_executor(state_dir=tmp_path)
     results = await executor.run(requests)
     assert results.batch_ids == (created,)
-    known = Journal(tmp_path).recall(created)
+    known = Journal(tmp_path).get(created)
     assert known is not None
-    assert (known.counted, known.spans, known.runs) == (True, True, True)
+    assert (known.metrics_exported, known.spans_exported, known.runs_exported) == (True, True, True)
     await executor.api._polling.close()
 
 
@@ -324,10 +335,10 @@ def test_a_journal_that_is_asked_while_it_works_neither_hangs_nor_breaks(
 ) -> None:
     """As when a collection of garbage closes a reader of results amid the journal's own work."""
     journal = Journal(tmp_path)
-    asked = journal._file.do(lambda _: journal.claim_telling("msgbatch_1"), None)
+    asked = journal._file.run(lambda _: journal.acquire_export_lease("msgbatch_1"), None)
     assert asked
-    assert journal.claim_telling("msgbatch_1")
-    assert not journal.claim_telling("msgbatch_1")
+    assert journal.acquire_export_lease("msgbatch_1")
+    assert not journal.acquire_export_lease("msgbatch_1")
     assert caplog.text == ""
 
 
@@ -344,7 +355,7 @@ def test_what_ended_owners_leave_goes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("opened", [False, True])
-def test_a_lock_that_passes_costs_nothing_that_was_noted(
+def test_a_lock_that_passes_costs_nothing_that_was_written(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
@@ -352,23 +363,25 @@ def test_a_lock_that_passes_costs_nothing_that_was_noted(
     opened: bool,
 ) -> None:
     """Another program holds the file for longer than anybody waits, then lets it go."""
-    monkeypatch.setattr(journal_file, "_BUSY_SECONDS", 0.02)
-    Journal(tmp_path).recall("")
+    monkeypatch.setattr(sqlite_file, "_LOCKED_SECONDS", 0.02)
+    Journal(tmp_path).get("")
     journal = Journal(tmp_path)
-    (intent,) = journal.intend("whole", [Part(1, ())], {}) if opened else [1]
+    (submission_id,) = (
+        journal.begin_submission("fingerprint", [PlannedBatch(1, ())], {}) if opened else [1]
+    )
     other = sqlite3.connect(tmp_path / "journal.sqlite3", isolation_level=None)
     other.execute("BEGIN EXCLUSIVE")
-    journal.settle(intent, "msgbatch_1")
-    journal.tell("msgbatch_2", "spans")
-    assert journal.recall("msgbatch_1") is None
+    journal.bind_batch(submission_id, "msgbatch_1")
+    journal.mark_exported("msgbatch_2", "spans")
+    assert journal.get("msgbatch_1") is None
     assert len(caplog.records) == 1
     assert "locked by another process" in caplog.text
     other.rollback()
     other.close()
-    told = journal.recall("msgbatch_2")
-    assert told is not None
-    assert told.spans
-    assert (journal.recall("msgbatch_1") is not None) == opened
+    later = journal.get("msgbatch_2")
+    assert later is not None
+    assert later.spans_exported
+    assert (journal.get("msgbatch_1") is not None) == opened
     assert len(caplog.records) == 1
 
 
@@ -377,20 +390,20 @@ def test_a_lock_is_waited_for_once_not_by_each_transaction(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, opened: bool
 ) -> None:
     """A call in a service makes several transactions, and may be on an event loop."""
-    Journal(tmp_path).tell("msgbatch_1", "spans")
+    Journal(tmp_path).mark_exported("msgbatch_1", "spans")
     journal = Journal(tmp_path)
     if opened:
-        journal.recall("")
-    monkeypatch.setattr(journal_file, "_BUSY_SECONDS", 0.02)
+        journal.get("")
+    monkeypatch.setattr(sqlite_file, "_LOCKED_SECONDS", 0.02)
     file = tmp_path / "journal.sqlite3"
     other = sqlite3.connect(file, isolation_level=None, check_same_thread=False)
     other.execute("BEGIN EXCLUSIVE")
-    journal.tell("msgbatch_2", "spans")
-    monkeypatch.setattr(journal_file, "_BUSY_SECONDS", 60.0)
+    journal.mark_exported("msgbatch_2", "spans")
+    monkeypatch.setattr(sqlite_file, "_LOCKED_SECONDS", 60.0)
     release = threading.Timer(5, other.rollback)
     release.start()
-    assert journal.recall("msgbatch_1") is None  # who waits for the release knows it
+    assert journal.get("msgbatch_1") is None  # who waits for the release knows it
     release.join()
     other.close()
-    assert journal.recall("msgbatch_1") is not None
-    assert journal.recall("msgbatch_2") is not None
+    assert journal.get("msgbatch_1") is not None
+    assert journal.get("msgbatch_2") is not None

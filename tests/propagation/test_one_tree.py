@@ -111,6 +111,28 @@ get_cached_client().flush()
 provider.shutdown()
 """
 
+SERVED = """
+from langsmith import RunTree, traceable
+from langsmith.run_trees import get_cached_client
+from opentelemetry import context, propagate
+
+upstream = RunTree(name="upstream")
+upstream.post()
+
+
+@traceable(name="served")
+def served():
+    pass
+
+
+token = context.attach(propagate.extract(upstream.to_headers()))
+served()
+context.detach(token)
+served()
+upstream.client.flush()
+get_cached_client().flush()
+"""
+
 
 def run_script(service: Any, folder: Path, script: str, **environment: str) -> list[dict[str, Any]]:
     (folder / "script.py").write_text(script)
@@ -291,6 +313,15 @@ def test_traceable_code_of_a_service_nests_below_the_run_that_called_it(service:
         otel_context.detach(token)
     runs = {run["name"]: run for run in service.langsmith.runs.values()}
     assert runs["served"]["parent_run_id"] == runs["upstream"]["id"]
+
+
+def test_the_propagator_and_the_context_do_so_without_the_mirror(
+    service: Any, tmp_path: Path
+) -> None:
+    runs = run_script(
+        service, tmp_path, SERVED, OTEL_PYTHON_CONTEXT="langsmith", OTEL_PROPAGATORS="langsmith"
+    )
+    assert tree_of(runs) == ["served", "upstream", "upstream/served"]
 
 
 def test_what_a_langsmith_client_sends_is_read(service: Any) -> None:

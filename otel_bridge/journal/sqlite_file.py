@@ -1,4 +1,4 @@
-"""The journal's file: one SQLite database that several threads and processes work on."""
+"""Transactions on the journal's SQLite database, which threads and processes share."""
 
 from __future__ import annotations
 
@@ -18,32 +18,32 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 Work = Callable[[sqlite3.Connection], T]
 
-VERSION = 2
-KEPT_SECONDS = 60 * 86_400
-"""The API keeps results for 29 days; older entries can serve nobody."""
-_BUSY_SECONDS = 5.0
-_STILL_BUSY_SECONDS = 0.2
-_PASSING = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+VERSION = 3
+RETENTION_SECONDS = 60 * 86_400
+"""The API keeps results for 29 days, so that older rows are of no use."""
+_LOCKED_SECONDS = 5.0
+_STILL_LOCKED_SECONDS = 0.2
+_TRANSIENT = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 _SCHEMA = f"""
 CREATE TABLE submissions (
-    intent INTEGER PRIMARY KEY,
+    id INTEGER PRIMARY KEY,
     batch_id TEXT UNIQUE,
     fingerprint TEXT,
     request_count INTEGER NOT NULL,
     carrier TEXT NOT NULL,
     models TEXT NOT NULL,
-    made_at REAL NOT NULL,
+    started_at REAL NOT NULL,
     owner TEXT NOT NULL DEFAULT '',
-    awaited INTEGER NOT NULL DEFAULT 0,
-    adopted INTEGER NOT NULL DEFAULT 0,
-    teller TEXT NOT NULL DEFAULT '',
-    counter TEXT NOT NULL DEFAULT '',
-    counted INTEGER NOT NULL DEFAULT 0,
-    spans INTEGER NOT NULL DEFAULT 0,
-    runs INTEGER NOT NULL DEFAULT 0,
+    awaits_collection INTEGER NOT NULL DEFAULT 0,
+    tentative INTEGER NOT NULL DEFAULT 0,
+    lease_owner TEXT NOT NULL DEFAULT '',
+    metrics_owner TEXT NOT NULL DEFAULT '',
+    metrics_exported INTEGER NOT NULL DEFAULT 0,
+    spans_exported INTEGER NOT NULL DEFAULT 0,
+    runs_exported INTEGER NOT NULL DEFAULT 0,
     totals TEXT
 );
-CREATE INDEX submissions_fingerprint ON submissions (fingerprint, made_at);
+CREATE INDEX submissions_fingerprint ON submissions (fingerprint, started_at);
 PRAGMA user_version = {VERSION};
 """
 
@@ -51,8 +51,8 @@ PRAGMA user_version = {VERSION};
 class JournalFile:
     """Transactions on the file in a directory, None for no file.
 
-    A file that others lock for too long fails that transaction alone. One that is unwritable,
-    corrupt or of another version is left alone from then on. Either is one warning.
+    Where another process locks the file for too long, that transaction alone fails. A file that
+    is unwritable, corrupt or of another version is not used again. Either is logged once.
     """
 
     def __init__(self, directory: Path | None) -> None:
@@ -62,51 +62,52 @@ class JournalFile:
         renew_after_fork(self)
 
     def after_fork(self) -> None:
-        """Neither a lock nor a connection survives a fork; the parent's stays its own."""
+        """Make a new lock and connection: neither can be used in a forked process."""
         self._lock = threading.RLock()
-        self._working = False
+        self._busy = False
         self._warned = False
-        self._owed: list[Work[Any]] = []
+        self._deferred: list[Work[Any]] = []
         self._inherited, self._connection = self._connection, None
 
     @property
-    def usable(self) -> bool:
-        """Whether there is a file, as far as is known."""
+    def is_usable(self) -> bool:
+        """Whether there is a file that has not failed for good."""
         return self._directory is not None
 
-    def note(self, work: Work[Any]) -> None:
-        """Write what nobody waits for; what a lock keeps out is written with what comes next."""
-        if self.usable:
-            self._owed.append(work)
-            self.do(lambda _: None, None)
+    def write(self, work: Work[Any]) -> None:
+        """Do `work` in a transaction; while the file is locked, defer it to the next one."""
+        if self.is_usable:
+            self._deferred.append(work)
+            self.run(lambda _: None, None)
 
-    def do(self, work: Work[T], otherwise: T) -> T:
-        """What `work` returns in a transaction, `otherwise` where there can be none."""
+    def run(self, work: Work[T], default: T) -> T:
+        """Return what `work` returns in a transaction, `default` where the file cannot be used."""
         with self._lock:
-            # A reader that is garbage may be closed, and ask, while its thread works here.
-            if self._directory is None or self._working:
-                return otherwise
-            self._working = True
+            # The collector of garbage may close a reader of results amid a transaction of the
+            # same thread, and closing it calls the journal.
+            if self._directory is None or self._busy:
+                return default
+            self._busy = True
             try:
                 db = self._open(self._directory)
-                owed = list(self._owed)
+                deferred = list(self._deferred)
                 with db:
                     db.execute("BEGIN IMMEDIATE")
-                    for each in owed:
+                    for each in deferred:
                         each(db)
-                    done = work(db)
-                del self._owed[: len(owed)]
+                    result = work(db)
+                del self._deferred[: len(deferred)]
                 self._warned = False
             except (sqlite3.Error, OSError, ValueError) as error:
                 self._fail(error)
-                return otherwise
+                return default
             else:
-                return done
+                return result
             finally:
-                self._working = False
+                self._busy = False
 
     def _fail(self, error: Exception) -> None:
-        if getattr(error, "sqlite_errorcode", 0) & 0xFF in _PASSING:
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF in _TRANSIENT:
             if not self._warned:
                 logger.warning(
                     "The journal in %s is locked by another process (%s); going on without it "
@@ -120,18 +121,18 @@ class JournalFile:
             "The journal in %s cannot be used (%s); going on without it", self._directory, error
         )
         self._directory = None
-        self._owed.clear()
+        self._deferred.clear()
 
     def _open(self, directory: Path) -> sqlite3.Connection:
-        # A lock that was waited for in vain is not waited for anew by each that comes: a call of
-        # a service makes several transactions.
-        patience = _STILL_BUSY_SECONDS if self._warned else _BUSY_SECONDS
+        # After one transaction waited for a lock in vain, the next ones wait shortly: a call of a
+        # service makes several.
+        timeout = _STILL_LOCKED_SECONDS if self._warned else _LOCKED_SECONDS
         if self._connection is not None:
-            self._connection.execute(f"PRAGMA busy_timeout = {patience * 1000:.0f}")
+            self._connection.execute(f"PRAGMA busy_timeout = {timeout * 1000:.0f}")
             return self._connection
         path = private_directory(directory) / "journal.sqlite3"
         path.touch(mode=0o600)
-        db = sqlite3.connect(path, timeout=patience, isolation_level=None, check_same_thread=False)
+        db = sqlite3.connect(path, timeout=timeout, isolation_level=None, check_same_thread=False)
         try:
             _prepare(db)
         except BaseException:
@@ -154,4 +155,6 @@ def _prepare(db: sqlite3.Connection) -> None:
             raise ValueError(
                 f"it has version {version}; this is otel-bridge for {VERSION}: move it away"
             )
-        db.execute("DELETE FROM submissions WHERE made_at < ?", (time.time() - KEPT_SECONDS,))
+        db.execute(
+            "DELETE FROM submissions WHERE started_at < ?", (time.time() - RETENTION_SECONDS,)
+        )

@@ -1,4 +1,4 @@
-"""`@traceable` code under a mirrored span nests below its run."""
+"""`@traceable` code nests below the run that is current in OpenTelemetry's context."""
 
 from __future__ import annotations
 
@@ -11,8 +11,13 @@ from urllib.parse import quote
 
 from opentelemetry import trace
 
-from otel_bridge.langsmith.context import RunContext, ancestry, nearest, traceable_parent
-from otel_bridge.langsmith.propagator import remote_parent
+from otel_bridge.propagation.active_runs import (
+    RunContext,
+    active_runs,
+    nearest,
+    remote_parent,
+    traceable_parent,
+)
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
@@ -20,17 +25,27 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
+def current_run(context: Context | None) -> RunContext | None:
+    """Return the run of the span that is current in `context`, else its remote parent."""
+    span = trace.get_current_span(context).get_span_context()
+    run = active_runs.get(span.span_id) if span.is_valid else None
+    return run or remote_parent(context)
+
+
 def nest_traceable() -> AbstractContextManager[None]:
     """Let `@traceable` code in the block nest below the current mirrored span.
 
-    With OTEL_PYTHON_CONTEXT=langsmith this happens by itself, for every span of every tracer.
+    With OTEL_PYTHON_CONTEXT=langsmith every span of every tracer does so by itself.
     """
     run = _run_below(None)
     return contextlib.nullcontext() if run is None else _below(run)
 
 
 def enter(context: Context) -> AbstractContextManager[None] | None:
-    """Enter LangSmith's context of the span that is current in `context`; None for none."""
+    """Enter LangSmith's context of the run that is current in `context`.
+
+    Returns what to exit, None where nothing was entered. A fault is logged at DEBUG.
+    """
     try:
         run = _run_below(context)
         if run is None:
@@ -44,9 +59,7 @@ def enter(context: Context) -> AbstractContextManager[None] | None:
 
 
 def _run_below(context: Context | None) -> RunContext | None:
-    span = trace.get_current_span(context).get_span_context()
-    known = ancestry.get(span.span_id) if span.is_valid else None
-    run = known or remote_parent(context)
+    run = current_run(context)
     if run is None:
         return None
     active = traceable_parent()

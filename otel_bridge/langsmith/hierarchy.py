@@ -1,4 +1,4 @@
-"""The run of a span: its ids, its place below other runs, and the thread it belongs to."""
+"""The run of a span: its ids, its parent and the thread that it belongs to."""
 
 from __future__ import annotations
 
@@ -6,8 +6,13 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from otel_bridge import identity, semconv
-from otel_bridge.langsmith.context import RunContext, ancestry, nearest, traceable_parent
-from otel_bridge.langsmith.propagator import remote_parent
+from otel_bridge.propagation.active_runs import (
+    RunContext,
+    active_runs,
+    nearest,
+    remote_parent,
+    traceable_parent,
+)
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
@@ -20,32 +25,32 @@ Opened = Callable[[RunContext, str, int, RunContext], None]
 
 
 def parent_of(span: ReadableSpan, context: Context | None) -> RunContext | None:
-    """The run that a starting span hangs below; a `@traceable` one inside its parent is nearer."""
-    known = ancestry.get(span.parent.span_id) if span.parent else None
+    """Return the parent run of a starting span: its parent span's, or a nearer `@traceable` one."""
+    known = active_runs.get(span.parent.span_id) if span.parent else None
     return nearest(known or remote_parent(context), traceable_parent())
 
 
 def known_parent(span: ReadableSpan) -> RunContext | None:
-    """The run that an ended span hangs below, as far as its parent span tells."""
-    return ancestry.get(span.parent.span_id) if span.parent else None
+    """Return the run of an ended span's parent span, None for an unknown one."""
+    return active_runs.get(span.parent.span_id) if span.parent else None
 
 
-def place(
+def build_context(
     span: ReadableSpan,
     parent: RunContext | None,
     attributes: Mapping[str, Any],
     opened: Opened | None,
 ) -> RunContext:
-    """The run of a span below `parent`.
+    """Build the run of a span below `parent`.
 
-    A batch with more requests than LangSmith takes in one trace is spread over several; `opened`
-    hears of each further trace's root when it is first needed. Without it, the requests beyond
-    the first trace are roots themselves.
+    A batch with more requests than LangSmith takes in one trace is spread over several traces.
+    `opened` is called with the root of each further trace when that is first needed. Without
+    `opened`, the requests of further traces are roots themselves.
     """
     # LangSmith refuses a child that starts before its parent.
     start = max(span.start_time or 0, parent.start_ns if parent else 0)
     custom_id = attributes.get(semconv.BATCH_CUSTOM_ID)
-    if parent and parent.parts > 1 and custom_id is not None:
+    if parent and parent.trace_shards > 1 and custom_id is not None:
         parent = _continuation(parent, attributes, str(custom_id), start, opened)
     run_id = identity.run_id(span.context.span_id, start)
     run = RunContext(
@@ -60,12 +65,12 @@ def place(
     )
     requests = attributes.get(semconv.BATCH_REQUEST_SPAN_COUNT)
     if isinstance(requests, int):
-        run.parts = max(1, -(-requests // RUNS_PER_TRACE))
+        run.trace_shards = max(1, -(-requests // RUNS_PER_TRACE))
     return run
 
 
-def above(run: RunContext) -> Iterator[RunContext]:
-    """A run's ancestors, the nearest first."""
+def ancestors(run: RunContext) -> Iterator[RunContext]:
+    """Yield a run's ancestors, the nearest first."""
     node = run.parent
     while node is not None:
         yield node
@@ -75,11 +80,11 @@ def above(run: RunContext) -> Iterator[RunContext]:
 def counted_by_traceable(run: RunContext) -> bool:
     """Whether LangSmith's own wrapper counts an ending model call.
 
-    It does for one that began below its run, and for a stream that is being read through it.
+    It counts a call that began below its run, and a stream that is read through it.
     """
     active = traceable_parent()
     return (active is not None and active.counts_calls) or any(
-        node.counts_calls for node in above(run)
+        node.counts_calls for node in ancestors(run)
     )
 
 
@@ -98,18 +103,18 @@ def _continuation(
     opened: Opened | None,
 ) -> RunContext | None:
     batch_id = str(attributes[semconv.BATCH_ID])
-    part = identity.spread(batch_id, custom_id) % batch.parts
-    if part == 0:
+    shard = identity.spread(batch_id, custom_id) % batch.trace_shards
+    if shard == 0:
         return batch
     if opened is None:
         return None
-    span_id = identity.continuation_span_id(batch_id, part)
-    known = ancestry.get(span_id)
+    span_id = identity.continuation_span_id(batch_id, shard)
+    known = active_runs.get(span_id)
     if known is not None:
         return known
     run_id = identity.run_id(span_id, start)
     order = identity.dotted_order(run_id, start)
     root = RunContext(run_id, run_id, order, start, batch.project, thread=batch.thread)
-    ancestry.note(span_id, root)
-    opened(root, batch_id, part, batch)
+    active_runs.add(span_id, root)
+    opened(root, batch_id, shard, batch)
     return root

@@ -1,7 +1,7 @@
 """OpenTelemetry's runtime context for OTEL_PYTHON_CONTEXT=langsmith.
 
-OpenTelemetry loads it while `opentelemetry.context` is being imported, so this module can import
-neither that nor what needs it.
+OpenTelemetry loads this module while `opentelemetry.context` is being imported, so that it can
+import neither that nor what needs it.
 """
 
 from __future__ import annotations
@@ -23,15 +23,16 @@ class _Attached:
 
 
 class LangSmithRuntimeContext(ContextVarsRuntimeContext):
-    """The usual context; a mirrored span that becomes current is LangSmith's parent, too.
+    """The usual context, which also makes the run of a current span LangSmith's current run.
 
-    So `@traceable` code under any tracer's span nests below it. Where the mirror is not loaded it
-    costs a look-up.
+    So `@traceable` code nests below the span of any tracer. In a process without runs, an
+    attached context costs one look-up more.
     """
 
     def attach(self, context: Context) -> Token[Context]:
         token = super().attach(context)
-        nesting: Any = sys.modules.get("otel_bridge.langsmith.nesting")
+        # The propagator and the mirror load it; before, no run is known.
+        nesting: Any = sys.modules.get("otel_bridge.propagation.nesting")
         enter = getattr(nesting, "enter", None)
         nested = enter(context) if enter is not None else None
         return token if nested is None else cast("Token[Context]", _Attached(token, nested))

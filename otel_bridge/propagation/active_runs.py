@@ -1,4 +1,4 @@
-"""Which run a span hangs below: within this process, and under `@traceable`."""
+"""Which LangSmith run is active: of a span, under `@traceable`, or extracted from headers."""
 
 from __future__ import annotations
 
@@ -12,31 +12,35 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 from weakref import ref
 
+from opentelemetry import context as otel_context
+
 from otel_bridge._core.lifecycle import renew_after_fork
 
 if TYPE_CHECKING:
+    from opentelemetry.context import Context
     from opentelemetry.sdk.trace import ReadableSpan
 
 THREAD_KEYS = ("session_id", "thread_id", "conversation_id")
 """Metadata by which LangSmith groups traces into a thread; every run of it has to carry them."""
 _START_FORMAT = "%Y%m%dT%H%M%S%fZ"
 _TRIES = 8
-"""Open spans that are passed over, at most, for one to forget; the bound is passed then."""
+"""Number of open spans that are kept in a row where one run is to be forgotten."""
+_REMOTE = otel_context.create_key("otel-bridge-langsmith-run")
 
 
 @dataclass(slots=True)
 class RunContext:
-    """A run that other runs can hang below; `dotted_order` ends with its own segment."""
+    """A run that can be the parent of others; `dotted_order` ends with its own segment."""
 
     id: str
     trace_id: str
     dotted_order: str
     start_ns: int
     project: str | None = None
-    parts: int = 1
+    trace_shards: int = 1
     """Number of LangSmith traces that the runs below a batch are spread over."""
     span: ref[ReadableSpan] | None = None
-    """The open span, for as long as somebody in this process has it."""
+    """The span while it is open; the reference dies when the program drops the span."""
     parent: RunContext | None = None
     span_id: int = 0
     thread: Mapping[str, str] = field(default_factory=dict)
@@ -45,8 +49,8 @@ class RunContext:
     """Whether the run counts a model call itself, as those of `wrap_anthropic` do."""
 
     @property
-    def held(self) -> bool:
-        """Whether somebody still has the open span."""
+    def is_open(self) -> bool:
+        """Whether the span is open and the program still holds it."""
         return self.span is not None and self.span() is not None
 
     @classmethod
@@ -64,9 +68,9 @@ class RunContext:
 
 
 def traceable_parent() -> RunContext | None:
-    """The `@traceable` run that is active here, copied since its holder keeps a weak reference."""
+    """Return a copy of the active `@traceable` run, None where there is none."""
     if "langsmith.run_trees" not in sys.modules:
-        return None  # nobody has a run, and loading the SDK takes a quarter of a second
+        return None  # without the SDK there is no run, and loading it takes 0.25 s
     from langsmith import get_current_run_tree, get_tracing_context  # noqa: PLC0415
 
     tree = get_current_run_tree()
@@ -80,12 +84,12 @@ def traceable_parent() -> RunContext | None:
 
 
 def thread_of(metadata: Mapping[str, Any]) -> dict[str, str]:
-    """What of a run's metadata names its thread."""
+    """Return the items of a run's metadata that name its thread."""
     return {name: str(metadata[name]) for name in THREAD_KEYS if metadata.get(name)}
 
 
 def nearest(known: RunContext | None, active: RunContext | None) -> RunContext | None:
-    """The nearer of two runs that are open here: the one below the other, else the later."""
+    """Return the nearer of two open runs: the one below the other, else the later one."""
     if known is None or active is None:
         return known or active
     if known.trace_id == active.trace_id:
@@ -93,43 +97,56 @@ def nearest(known: RunContext | None, active: RunContext | None) -> RunContext |
     return active if active.start_ns > known.start_ns else known
 
 
-class Ancestry:
+def remote_parent(context: Context | None) -> RunContext | None:
+    """Return the run that was extracted from headers into `context`."""
+    run = otel_context.get_value(_REMOTE, context)
+    return run if isinstance(run, RunContext) else None
+
+
+def with_remote_parent(run: RunContext, context: Context) -> Context:
+    """Return `context` with a run that was extracted from headers."""
+    return otel_context.set_value(_REMOTE, run, context)
+
+
+class ActiveRuns:
     """Runs by span id, kept while spans may still be started below them.
 
-    That of an open span is known for as long as somebody has the span: a batch may be waited for
-    over 24 hours, and its requests belong below it. Others are remembered, up to a bound.
+    The run of an open span is kept for as long as the program holds the span: a batch may take 24
+    hours, and the spans of its requests are its children. Of the others, `size` are kept.
     """
 
     def __init__(self, size: int = 10_000) -> None:
         self._runs: OrderedDict[int, RunContext] = OrderedDict()
         self.peek = self._runs.get
-        """Look a run up, in passing."""
+        """As `get`, but the run does not count as used."""
         self._size = size
         self.after_fork()
         renew_after_fork(self)
 
     def after_fork(self) -> None:
-        """A lock that a thread held while its process forked would be held for ever."""
+        """Make a new lock: one that another thread held at the fork is never released."""
         self._lock = threading.Lock()
 
     def get(self, span_id: int) -> RunContext | None:
+        """Return the run of a span, and count it as used."""
         run = self._runs.get(span_id)
         if run is not None:
             with self._lock:
                 if span_id in self._runs:
-                    self._runs.move_to_end(span_id)  # what spans are started below stays
+                    self._runs.move_to_end(span_id)
         return run
 
-    def note(self, span_id: int, run: RunContext) -> None:
-        """Remember; what was asked for longest ago goes when there are too many."""
+    def add(self, span_id: int, run: RunContext) -> None:
+        """Keep the run of a span; where there are too many, the least recently used one goes."""
         with self._lock:
             self._runs[span_id] = run
             for _ in range(_TRIES):
                 if len(self._runs) <= self._size:
                     break
-                oldest, its = self._runs.popitem(last=False)
-                if its.held:
-                    self._runs[oldest] = its
+                oldest, oldest_run = self._runs.popitem(last=False)
+                if oldest_run.is_open:
+                    self._runs[oldest] = oldest_run
 
 
-ancestry = Ancestry()
+active_runs = ActiveRuns()
+"""The process's."""

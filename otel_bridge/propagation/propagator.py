@@ -5,8 +5,6 @@ from __future__ import annotations
 from urllib.parse import quote, unquote
 
 import orjson
-from opentelemetry import context as otel_context
-from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.propagators.textmap import (
     CarrierT,
@@ -17,26 +15,26 @@ from opentelemetry.propagators.textmap import (
     default_setter,
 )
 
-from otel_bridge.langsmith.context import (
+from otel_bridge.propagation.active_runs import (
     RunContext,
-    ancestry,
     nearest,
     thread_of,
     traceable_parent,
+    with_remote_parent,
 )
+from otel_bridge.propagation.nesting import current_run
 
 HEADER = "langsmith-trace"
 PROJECT = "langsmith-project"
 METADATA = "langsmith-metadata"
-_KEY = otel_context.create_key("otel-bridge-langsmith-run")
 
 
 class LangSmithPropagator(TextMapPropagator):
-    """Carries the LangSmith run across processes as `langsmith-trace`.
+    """Carries the LangSmith run across processes in the header `langsmith-trace`.
 
-    The header is LangSmith's own (`RunTree.to_headers`). Project and thread travel in headers of
-    their own, since LangSmith's way, as items of `baggage`, would overwrite W3C baggage; items
-    that a LangSmith client wrote there are read.
+    That header is LangSmith's own (`RunTree.to_headers`). Project and thread have headers of
+    their own: as items of `baggage`, where LangSmith writes them, they would overwrite W3C
+    baggage. Items that a LangSmith client wrote there are read.
     """
 
     def extract(
@@ -50,13 +48,13 @@ class LangSmithPropagator(TextMapPropagator):
         run = RunContext.from_dotted_order(header[0].strip()) if header else None
         if run is None:
             return context
-        told = _baggage(",".join(getter.get(carrier, "baggage") or ()))
+        items = _baggage(",".join(getter.get(carrier, "baggage") or ()))
         for name in (PROJECT, METADATA):
             if value := getter.get(carrier, name):
-                told[name] = unquote(value[0])
-        run.project = told.get(PROJECT)
-        run.thread = _thread(told.get(METADATA, ""))
-        return otel_context.set_value(_KEY, run, context)
+                items[name] = unquote(value[0])
+        run.project = items.get(PROJECT)
+        run.thread = _thread(items.get(METADATA, ""))
+        return with_remote_parent(run, context)
 
     def inject(
         self,
@@ -64,9 +62,7 @@ class LangSmithPropagator(TextMapPropagator):
         context: Context | None = None,
         setter: Setter[CarrierT] = default_setter,
     ) -> None:
-        span = trace.get_current_span(context).get_span_context()
-        known = ancestry.get(span.span_id) if span.is_valid else None
-        run = nearest(known or remote_parent(context), traceable_parent())
+        run = nearest(current_run(context), traceable_parent())
         if run is None:
             return
         setter.set(carrier, HEADER, run.dotted_order)
@@ -78,12 +74,6 @@ class LangSmithPropagator(TextMapPropagator):
     @property
     def fields(self) -> set[str]:
         return {HEADER, PROJECT, METADATA}
-
-
-def remote_parent(context: Context | None) -> RunContext | None:
-    """The run that `LangSmithPropagator` extracted into `context`."""
-    run = otel_context.get_value(_KEY, context)
-    return run if isinstance(run, RunContext) else None
 
 
 def _baggage(header: str) -> dict[str, str]:
