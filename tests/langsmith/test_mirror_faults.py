@@ -27,7 +27,7 @@ from otel_bridge.simulator import LangSmithCapture, OtlpCapture
 
 Make = Callable[[int], list[dict[str, Any]]]
 SURROGATE = "a lone \ud99c surrogate"
-CHAT = {
+CHAT: dict[str, Any] = {
     semconv.GEN_AI_OPERATION_NAME: "chat",
     semconv.GEN_AI_PROVIDER_NAME: "anthropic",
     semconv.GEN_AI_REQUEST_MODEL: "claude-sonnet-4-5",
