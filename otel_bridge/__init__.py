@@ -25,6 +25,8 @@ if _typing.TYPE_CHECKING:
         StructuredResults,
     )
     from otel_bridge.config import Settings
+    from otel_bridge.domain.pricing import Cost
+    from otel_bridge.domain.usage import TokenUsage
     from otel_bridge.errors import (
         BatchError,
         BatchNotFoundError,
@@ -41,8 +43,6 @@ if _typing.TYPE_CHECKING:
         LangSmithSpanProcessor,
         nest_traceable,
     )
-    from otel_bridge.pricing import Cost
-    from otel_bridge.usage import TokenUsage
 else:
     _HOMES = {
         "batches": (
@@ -61,6 +61,8 @@ else:
             "StructuredResults",
         ),
         "config": ("Settings",),
+        "domain.pricing": ("Cost",),
+        "domain.usage": ("TokenUsage",),
         "errors": (
             "BatchError",
             "BatchNotFoundError",
@@ -73,8 +75,6 @@ else:
         ),
         "instrumentation": ("instrument", "uninstrument"),
         "langsmith": ("LangSmithSpanExporter", "LangSmithSpanProcessor", "nest_traceable"),
-        "pricing": ("Cost",),
-        "usage": ("TokenUsage",),
     }
 
     def __getattr__(name: str) -> object:

@@ -14,7 +14,8 @@ from otel_bridge.langsmith import LangSmithPropagator
 from otel_bridge.telemetry import Attempt
 
 if TYPE_CHECKING:
-    from otel_bridge.telemetry import BatchFacts, BatchRecorder, BatchRecording
+    from otel_bridge.domain.batch import BatchInfo
+    from otel_bridge.telemetry import BatchRecorder, BatchRecording
 
 _langsmith = LangSmithPropagator()
 _WITHOUT = "A batch is recorded without the trace context of its submission"
@@ -39,7 +40,7 @@ def context_of(carrier: Mapping[str, str]) -> Context | None:
 
 def begin(
     recorder: BatchRecorder,
-    facts: BatchFacts,
+    facts: BatchInfo,
     carrier: Mapping[str, str],
     models: Iterable[str],
     *,

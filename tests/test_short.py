@@ -97,7 +97,7 @@ def test_the_same_process_completes_it(
     assert len(list(executor.collect(handle.id if by_id else handle))) == COUNT
     service.flush()
     hold(service.api, service.otlp, service.langsmith, COUNT)
-    assert executor.recorder.told(handle.id) is journal
+    assert executor.recorder.is_exported(handle.id) is journal
 
 
 def test_a_strangers_result_stands_in_for_none_that_is_missing(

@@ -1,18 +1,14 @@
-"""Prompts and answers in the GenAI conventions' form and in LangSmith's."""
+"""The shapes of prompts and answers: the GenAI conventions' and LangSmith's."""
 
 from __future__ import annotations
 
 import json
-import threading
-from collections import OrderedDict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import orjson
 
 from otel_bridge import semconv
-from otel_bridge._core.lifecycle import renew_after_fork
 from otel_bridge._core.redaction import Hook
 
 Json = dict[str, Any]
@@ -250,49 +246,3 @@ def _loads(text: Any) -> Any:
         return orjson.loads(text)
     except orjson.JSONDecodeError:
         return None
-
-
-@dataclass(frozen=True, slots=True)
-class Content:
-    """Inputs and outputs of one run, what was said of its failure, and its stop sequences."""
-
-    inputs: Json | None
-    outputs: Json | None
-    error: str | None = None
-    stops: list[str] | None = None
-
-
-class ContentStore:
-    """Content that only LangSmith may see, beside the spans; bounded, the oldest goes first."""
-
-    def __init__(self, size: int = 20_000) -> None:
-        self._contents: OrderedDict[int, Content] = OrderedDict()
-        self._size = size
-        self.after_fork()
-        renew_after_fork(self)
-
-    def after_fork(self) -> None:
-        """A lock that a thread held while its process forked would be held for ever."""
-        self._lock = threading.Lock()
-
-    def put(
-        self,
-        span_id: int,
-        inputs: Json | None,
-        outputs: Json | None,
-        error: str | None = None,
-        stops: list[str] | None = None,
-    ) -> None:
-        """Keep content until the mirror takes it."""
-        with self._lock:
-            self._contents[span_id] = Content(inputs, outputs, error, stops)
-            if len(self._contents) > self._size:
-                self._contents.popitem(last=False)
-
-    def take(self, span_id: int) -> Content | None:
-        """Give content out, once."""
-        with self._lock:
-            return self._contents.pop(span_id, None)
-
-
-pending = ContentStore()

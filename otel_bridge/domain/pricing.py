@@ -15,7 +15,7 @@ from genai_prices import Usage, calc_price
 from genai_prices.types import TieredPrices
 
 from otel_bridge import semconv
-from otel_bridge.usage import TokenUsage
+from otel_bridge.domain.usage import TokenUsage
 
 logger = logging.getLogger(__name__)
 
@@ -188,18 +188,18 @@ def _rates(model: str, day: date, batch: bool) -> tuple[_Rates, ...]:
             provider_id="anthropic",
             genai_request_timestamp=datetime.combine(day, time(12), UTC),
         ).model_price
-    except LookupError:
-        listed = None
-    if listed is None or listed.input_mtok is None or listed.output_mtok is None:
+        if listed.input_mtok is None or listed.output_mtok is None:
+            raise LookupError(model)  # noqa: TRY301 - as where the model is not listed at all
+        starts = {0} | {
+            tier.start
+            for value in vars(listed).values()
+            if isinstance(value, TieredPrices)
+            for tier in value.tiers
+        }
+        return tuple(_rates_above(listed, start, batch) for start in sorted(starts, reverse=True))
+    except Exception:  # noqa: BLE001 - results are priced before they are given: none may be lost
         _warn_once(model)
         return ()
-    starts = {0} | {
-        tier.start
-        for value in vars(listed).values()
-        if isinstance(value, TieredPrices)
-        for tier in value.tiers
-    }
-    return tuple(_rates_above(listed, start, batch) for start in sorted(starts, reverse=True))
 
 
 def _rates_above(listed: Any, start: int, batch: bool) -> _Rates:
