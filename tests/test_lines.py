@@ -13,7 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from otel_bridge import BatchResult, semconv
+from otel_bridge import BatchResult, Cost, TokenUsage, semconv
+from otel_bridge.domain import outcome as outcomes_of
+from otel_bridge.domain import pricing
 from otel_bridge.domain.batch import OUTCOMES, UNKNOWN, BatchInfo
 from otel_bridge.domain.reader import LineBuffer, ReadPass, ResultTracker
 
@@ -92,6 +94,37 @@ def read_everything(results: list[BatchResult], lines: list[Any]) -> None:
         assert told[0] in (*OUTCOMES, UNKNOWN, "paused")
         assert result.to_sdk() is not None
         assert isinstance(result.to_dict(), dict)
+
+
+def test_a_result_is_priced_once(
+    service: Any, make_requests: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    priced: list[str] = []
+
+    def price(usage: TokenUsage, model: str, **more: Any) -> Cost | None:
+        priced.append(model)
+        return pricing.price(usage, model, **more)
+
+    monkeypatch.setattr(outcomes_of, "price", price)
+    results = service.executor(max_request_spans=None).run(make_requests(40))
+    answered = [result for result in results.values() if result.succeeded]
+    assert all(result.cost for result in answered)
+    assert len(priced) == len(answered)
+
+
+def test_no_result_is_lost_where_prices_cannot_be_had(
+    service: Any, make_requests: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError
+
+    pricing._rates.cache_clear()
+    monkeypatch.setattr(pricing, "calc_price", broken)
+    results = service.executor().run(make_requests(40))
+    pricing._rates.cache_clear()
+    assert len(results) == 40
+    assert {result.cost for result in results.succeeded.values()} == {None}
+    assert {result.cost for result in results.failed.values()} == {Cost()}
 
 
 @pytest.mark.parametrize("cut", [False, True])
@@ -222,6 +255,7 @@ def test_any_json_is_one_outcome(value: Any) -> None:
     assert result.custom_id
     assert result.succeeded == (outcome.kind == "succeeded") == (result.message is not None)
     assert result.usage == outcome.usage
+    assert result.error_message == outcome.error_message
     assert 0 <= outcome.usage.total_tokens < 2**63
     if result.type in OUTCOMES:
         assert result.type == outcome.kind

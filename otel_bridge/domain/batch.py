@@ -29,7 +29,7 @@ def _nanoseconds(moment: datetime) -> int:
     return ((since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds) * 1000
 
 
-def _parse(value: datetime | str | None) -> datetime | None:
+def _moment(value: datetime | str | None) -> datetime | None:
     if isinstance(value, str):
         try:
             value = datetime.fromisoformat(value)
@@ -51,7 +51,7 @@ class BatchInfo:
     expires_at: datetime | None
     counts: Mapping[str, int]
     shift: timedelta = timedelta(0)
-    """How much later its spans lie than it ran, for backends that refuse old times."""
+    """Added to the times of its spans, for backends that refuse old ones."""
 
     @classmethod
     def from_api(cls, batch: Any, shift: timedelta = timedelta(0)) -> BatchInfo:
@@ -60,9 +60,9 @@ class BatchInfo:
         return cls(
             id=batch.id,
             status=batch.processing_status,
-            created_at=_parse(batch.created_at) or datetime.now(UTC),
-            ended_at=_parse(batch.ended_at),
-            expires_at=_parse(batch.expires_at),
+            created_at=_moment(batch.created_at) or datetime.now(UTC),
+            ended_at=_moment(batch.ended_at),
+            expires_at=_moment(batch.expires_at),
             counts={name: getattr(counts, name, None) or 0 for name in ("processing", *OUTCOMES)},
             shift=shift,
         )
@@ -74,7 +74,7 @@ class BatchInfo:
 
     @property
     def elapsed(self) -> timedelta:
-        """How long the batch took, or takes so far."""
+        """Time from the batch's creation to its end, or to now."""
         return (self.ended_at or datetime.now(UTC)) - self.created_at
 
     @property

@@ -57,7 +57,7 @@ class Cost:
 
     @property
     def total_cost(self) -> float:
-        """What the request cost."""
+        """The cost of the request."""
         return self.input_cost + self.output_cost
 
     def __add__(self, other: Cost) -> Cost:
@@ -68,8 +68,8 @@ class Cost:
 
     def to_attributes(self, total_name: str) -> dict[str, float]:
         """Span attributes: the total under its name, and each part that is not 0 beside it."""
-        told = zip(PART_NAMES, parts(self), strict=True)
-        return {total_name: self.total_cost, **{name: value for name, value in told if value}}
+        by_name = zip(PART_NAMES, parts(self), strict=True)
+        return {total_name: self.total_cost, **{name: value for name, value in by_name if value}}
 
     @classmethod
     def from_attributes(cls, attributes: Mapping[str, Any], total_name: str) -> Cost | None:

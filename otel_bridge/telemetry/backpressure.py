@@ -1,9 +1,9 @@
 """Backpressure between a burst of spans and exporters, and what OpenTelemetry did not export.
 
-Nothing public tells what became of a span: `force_flush` returns True where the exporter failed,
-and a full queue drops spans without more than a log record. So the records that the SDK and the
-OTLP exporters log are counted. An exporter that fails and logs nothing there, or whose logger is
-disabled, is not noticed.
+OpenTelemetry has no public way to learn what became of a span: `force_flush` returns True where
+the exporter failed, and a full queue drops spans without more than a log record. So the records
+that the SDK and the OTLP exporters log are counted. An exporter that fails and logs nothing there,
+or whose logger is disabled, is not noticed.
 """
 
 from __future__ import annotations

@@ -67,7 +67,7 @@ class Selection:
 class RequestSpans:
     """Emits the spans of one batch's requests, as children of the batch's span.
 
-    A span has the batch's start and end, since the API tells no times of a request. With a `cap`
+    A span has the batch's start and end, since the API gives no times of a request. With a `cap`
     below the number of requests, results wait here until `finish`.
     """
 
