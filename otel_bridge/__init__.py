@@ -25,6 +25,8 @@ if _typing.TYPE_CHECKING:
         StructuredResults,
     )
     from otel_bridge.config import Settings
+    from otel_bridge.domain.pricing import Cost
+    from otel_bridge.domain.usage import TokenUsage
     from otel_bridge.errors import (
         BatchError,
         BatchNotFoundError,
@@ -37,9 +39,7 @@ if _typing.TYPE_CHECKING:
     )
     from otel_bridge.instrumentation import instrument, uninstrument
     from otel_bridge.langsmith import LangSmithSpanExporter, LangSmithSpanProcessor
-    from otel_bridge.pricing import Cost
     from otel_bridge.propagation.nesting import nest_traceable
-    from otel_bridge.usage import TokenUsage
 else:
     _HOMES = {
         "batches": (
@@ -58,6 +58,8 @@ else:
             "StructuredResults",
         ),
         "config": ("Settings",),
+        "domain.pricing": ("Cost",),
+        "domain.usage": ("TokenUsage",),
         "errors": (
             "BatchError",
             "BatchNotFoundError",
@@ -70,9 +72,7 @@ else:
         ),
         "instrumentation": ("instrument", "uninstrument"),
         "langsmith": ("LangSmithSpanExporter", "LangSmithSpanProcessor"),
-        "pricing": ("Cost",),
         "propagation.nesting": ("nest_traceable",),
-        "usage": ("TokenUsage",),
     }
 
     def __getattr__(name: str) -> object:

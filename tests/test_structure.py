@@ -16,10 +16,8 @@ FLOORS = {
     "semconv": 0,
     "version": 0,
     "config": 1,
-    "usage": 1,
+    "domain": 1,
     "identity": 1,
-    "pricing": 2,
-    "content": 2,
     "journal": 2,
     "propagation": 2,
     "telemetry": 3,
@@ -78,6 +76,30 @@ def test_each_sdk_has_its_room() -> None:
             sdk = name.split(".")[0]
             if sdk in rooms:
                 assert room(path) in rooms[sdk], f"{path} imports {name}"
+
+
+def test_prices_are_asked_for_in_one_place() -> None:
+    askers = {
+        path.relative_to(PACKAGE).as_posix()
+        for path in PACKAGE.rglob("*.py")
+        if any(name.split(".")[0] == "genai_prices" for name in imported(path))
+    }
+    assert askers == {"domain/pricing.py"}
+
+
+def test_the_domain_knows_neither_opentelemetry_nor_an_sdk() -> None:
+    modules = [f"otel_bridge.domain.{path.stem}" for path in (PACKAGE / "domain").glob("[a-z]*.py")]
+    assert len(modules) > 5
+    code = f"import sys, {', '.join(modules)}; print(*sys.modules)"
+    # genai_prices loads pydantic, and pydantic the plugins of others, which may load anything.
+    environment = {"PYDANTIC_DISABLE_PLUGINS": "__all__"}
+    loaded = subprocess.check_output(
+        [sys.executable, "-c", code], env=environment, text=True
+    ).split()
+    assert {"opentelemetry", "anthropic", "langsmith"}.isdisjoint(loaded)
+    for path in (PACKAGE / "domain").glob("*.py"):  # nor where it would be loaded later
+        roots = {name.split(".")[0] for name in imported(path)}
+        assert {"opentelemetry", "anthropic", "langsmith"}.isdisjoint(roots), path
 
 
 def test_the_public_names_are_these() -> None:

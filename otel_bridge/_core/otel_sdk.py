@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from types import MappingProxyType, SimpleNamespace
@@ -12,8 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from opentelemetry import metrics, trace
 from opentelemetry.attributes import BoundedAttributes
-
-from otel_bridge._core.lifecycle import renew_after_fork
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
@@ -41,56 +36,6 @@ def exports_spans(provider: Any, but: str) -> bool:
         return True  # one that we do not know
     modules = (type(each).__module__ for each in span_processors(provider))
     return any(not module.startswith(f"{but}.") for module in modules)
-
-
-class BoundedFlush:
-    """A provider's `force_flush`, which heeds no timeout, for a bounded time: on one thread."""
-
-    def __init__(self, provider: Any) -> None:
-        self._provider = provider
-        self._thread: threading.Thread | None = None
-        self._failed = False
-        self.after_fork()
-        renew_after_fork(self)
-
-    def after_fork(self) -> None:
-        """A lock that a thread held while its process forked would be held for ever."""
-        self._starting = threading.Lock()
-
-    def __call__(self, seconds: float) -> bool:
-        """Whether it came back in time, and raised nothing; that proves no delivery.
-
-        One that is under way when this is called began without what was recorded since: it is
-        waited for, and flushes nothing for this call.
-        """
-        if not hasattr(self._provider, "force_flush"):
-            return True
-        deadline = time.monotonic() + seconds
-        earlier = self._thread
-        if not _ended(earlier, deadline):
-            return False
-        with self._starting:
-            if self._thread is earlier:  # else another's began after this call
-                self._thread = threading.Thread(
-                    target=self._flush, name="otel-bridge-flush", daemon=True
-                )
-                self._thread.start()
-            thread = self._thread
-        return _ended(thread, deadline) and not self._failed
-
-    def _flush(self) -> None:
-        self._failed = True
-        with contextlib.suppress(Exception):
-            self._provider.force_flush()
-            self._failed = False
-
-
-def _ended(thread: threading.Thread | None, deadline: float) -> bool:
-    """Whether a thread ends by the deadline, a time of the monotonic clock."""
-    if thread is None:
-        return True
-    thread.join(max(deadline - time.monotonic(), 0.0))
-    return not thread.is_alive()
 
 
 def span_processors(provider: Any) -> tuple[Any, ...]:

@@ -4,7 +4,6 @@ from otel_bridge.batches.backfilling import Backfilled
 from otel_bridge.batches.estimating import SAMPLE, Estimate
 from otel_bridge.batches.executor import AsyncBatchExecutor, BatchExecutor
 from otel_bridge.batches.handle import BatchHandle
-from otel_bridge.batches.requests import Request, read_requests, validate_requests
 from otel_bridge.batches.results import BatchResult, BatchResults
 from otel_bridge.batches.run import AsyncBatchRun, BatchRun
 from otel_bridge.batches.structured import (
@@ -13,6 +12,7 @@ from otel_bridge.batches.structured import (
     StructuredResult,
     StructuredResults,
 )
+from otel_bridge.domain.requests import Request
 
 __all__ = [
     "SAMPLE",
@@ -30,6 +30,4 @@ __all__ = [
     "StructuredRequest",
     "StructuredResult",
     "StructuredResults",
-    "read_requests",
-    "validate_requests",
 ]

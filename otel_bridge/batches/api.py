@@ -19,7 +19,7 @@ from otel_bridge._core.own_clients import mark_own_client
 from otel_bridge._core.threads import run_in_thread
 from otel_bridge.batches.flows import Stream, stream, stream_async
 from otel_bridge.batches.redirects import without_redirects
-from otel_bridge.telemetry import Lines
+from otel_bridge.domain.reader import LineBuffer
 
 if TYPE_CHECKING:
     from anthropic.types.messages import MessageBatch
@@ -111,9 +111,9 @@ class SyncApi:
         )
         response = decoder.http_response
         try:
-            lines = Lines()
+            lines = LineBuffer()
             for chunk in response.iter_bytes():
-                yield lines.take(chunk)
+                yield lines.feed(chunk)
             yield [lines.rest()]
         finally:
             response.close()
@@ -206,9 +206,9 @@ class AsyncApi:
         )
         response = decoder.http_response
         try:
-            lines = Lines()
+            lines = LineBuffer()
             async for chunk in response.aiter_bytes():
-                yield lines.take(chunk)
+                yield lines.feed(chunk)
             yield [lines.rest()]
         finally:
             await response.aclose()

@@ -10,25 +10,25 @@ import anthropic
 from otel_bridge.batches.faults import CALL_FAULTS, failure, no_batch
 from otel_bridge.batches.flows import Call, Flow
 from otel_bridge.batches.handle import check_id
-from otel_bridge.telemetry import BatchFacts
+from otel_bridge.domain.batch import BatchInfo
 
 if TYPE_CHECKING:
     from otel_bridge.batches.api import AsyncApi, SyncApi
 
 
-def describe(api: SyncApi | AsyncApi, batch_id: str) -> Flow[BatchFacts]:
+def describe(api: SyncApi | AsyncApi, batch_id: str) -> Flow[BatchInfo]:
     """The batch as it is now."""
-    return BatchFacts.from_api((yield from ask(lambda: api.retrieve(batch_id), batch_id)))
+    return BatchInfo.from_api((yield from ask(lambda: api.retrieve(batch_id), batch_id)))
 
 
-def since(api: SyncApi | AsyncApi, moment: datetime) -> Flow[list[BatchFacts]]:
+def since(api: SyncApi | AsyncApi, moment: datetime) -> Flow[list[BatchInfo]]:
     """The batches that were created at `moment` or later, the newest first."""
-    return [BatchFacts.from_api(each) for each in (yield from ask(lambda: api.since(moment)))]
+    return [BatchInfo.from_api(each) for each in (yield from ask(lambda: api.since(moment)))]
 
 
-def cancel(api: SyncApi | AsyncApi, batch_id: str) -> Flow[BatchFacts]:
+def cancel(api: SyncApi | AsyncApi, batch_id: str) -> Flow[BatchInfo]:
     """Have a batch canceled."""
-    return BatchFacts.from_api((yield from ask(lambda: api.cancel(batch_id), batch_id)))
+    return BatchInfo.from_api((yield from ask(lambda: api.cancel(batch_id), batch_id)))
 
 
 def ask(call: Call, batch_id: str | None = None) -> Flow[Any]:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from otel_bridge.batches.asking import ask
 from otel_bridge.batches.flows import Flow, Give, Stream
+from otel_bridge.domain.batch import BatchInfo
 from otel_bridge.errors import BatchError
-from otel_bridge.telemetry import BatchFacts
 
 if TYPE_CHECKING:
     from otel_bridge.batches.api import AsyncApi, SyncApi
@@ -50,8 +50,8 @@ def backfill(
         except BatchError as error:
             yield Give([Backfilled(facts.id, "failed", facts.request_count, str(error))])
         else:
-            lack = handle.recording.lack if handle.recording else None
-            yield Give([Backfilled(handle.id, "failed" if lack else "told", count, lack)])
+            missing = handle.recording.missing_results_message if handle.recording else None
+            yield Give([Backfilled(handle.id, "failed" if missing else "told", count, missing)])
 
 
 def _due(
@@ -59,7 +59,7 @@ def _due(
     batch_ids: Iterable[str],
     since: datetime | None,
     known: Callable[[str], bool],
-) -> Flow[tuple[list[BatchFacts], list[Backfilled]]]:
+) -> Flow[tuple[list[BatchInfo], list[Backfilled]]]:
     """Batches whose results are to be read, the oldest first, and what is known of the others.
 
     Raises BatchNotFoundError for an unknown id, BatchError when the API cannot be asked.
@@ -76,7 +76,7 @@ def _due(
             )
     wanted, others = [], []
     for batch in found.values():
-        facts = BatchFacts.from_api(batch)
+        facts = BatchInfo.from_api(batch)
         state = _state(batch, facts, known)
         if state is None:
             wanted.append(facts)
@@ -85,7 +85,7 @@ def _due(
     return wanted, others
 
 
-def _state(batch: Any, facts: BatchFacts, known: Callable[[str], bool]) -> State | None:
+def _state(batch: Any, facts: BatchInfo, known: Callable[[str], bool]) -> State | None:
     if facts.status != "ended":
         return "in_progress"
     if known(facts.id):
@@ -93,7 +93,7 @@ def _state(batch: Any, facts: BatchFacts, known: Callable[[str], bool]) -> State
     return "gone" if batch.archived_at else None
 
 
-def _shift(facts: BatchFacts) -> timedelta:
+def _shift(facts: BatchInfo) -> timedelta:
     """By how many whole days later a batch's spans and runs lie within the last day.
 
     LangSmith may refuse times that lie more than 24 hours back. The time of day stays, and so do

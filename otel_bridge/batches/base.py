@@ -18,17 +18,17 @@ from otel_bridge.batches.faults import READ_FAULTS, unreadable
 from otel_bridge.batches.flows import Flow, Stream
 from otel_bridge.batches.handles import Handles
 from otel_bridge.batches.reconciling import Found
-from otel_bridge.batches.requests import Request, split_requests
 from otel_bridge.batches.results import BatchResult, BatchResults
 from otel_bridge.batches.run import Run
 from otel_bridge.batches.submitting import submit
 from otel_bridge.batches.waiting import wait
 from otel_bridge.config import Settings
+from otel_bridge.domain.batch import BatchInfo
+from otel_bridge.domain.requests import Request, split_requests
 from otel_bridge.errors import BatchError, PartialSubmissionError
 from otel_bridge.propagation import carrier as carriers
 from otel_bridge.telemetry import (
     Attempt,
-    BatchFacts,
     BatchRecorder,
     Structured,
     structured_span,
@@ -47,8 +47,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-Progress = Callable[[BatchFacts], None]
-AsyncProgress = Callable[[BatchFacts], Awaitable[None] | None]
+Progress = Callable[[BatchInfo], None]
+AsyncProgress = Callable[[BatchInfo], Awaitable[None] | None]
 
 
 class ExecutorBase:
@@ -91,7 +91,7 @@ class ExecutorBase:
             carrier = carriers.current() | (attempt.to_carrier() if attempt else {})
 
             def created(found: Found, part: Sequence[Request]) -> Flow[BatchHandle]:
-                facts = BatchFacts.from_api(found.batch)
+                facts = BatchInfo.from_api(found.batch)
                 handle = self._handles.found(found, facts, part, carrier)
                 yield from self._progress(facts)
                 return handle
@@ -146,7 +146,7 @@ class ExecutorBase:
         """Wait for a batch, give the `chosen` of its results, and have telemetry know all."""
         handle = self.known(batch)
 
-        def seen(facts: BatchFacts) -> Flow[None]:
+        def seen(facts: BatchInfo) -> Flow[None]:
             yield from self._handles.described(self.api, handle, facts)
             yield from self._progress(facts)
 
@@ -218,7 +218,7 @@ class ExecutorBase:
             self.recorder.runs_dropped = lambda: mirrored.dropped
         return mirrored
 
-    def _progress(self, facts: BatchFacts) -> Flow[None]:
+    def _progress(self, facts: BatchInfo) -> Flow[None]:
         callback = self._on_progress
         if callback is not None:
             with self._progress_shield:
@@ -228,7 +228,7 @@ class ExecutorBase:
         collector.finish()
         mirrored = self._mirror()
         if mirrored is not None and mirrored.force_flush() and handle.recording is not None:
-            handle.recording.prove_runs()
+            handle.recording.mark_runs_exported()
 
 
 def _span_of(handle: BatchHandle) -> trace.SpanContext:

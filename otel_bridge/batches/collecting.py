@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 from otel_bridge.batches.faults import READ_FAULTS
 from otel_bridge.batches.flows import Give, Stream
 from otel_bridge.batches.results import BatchResult
-from otel_bridge.telemetry import Pass, Tally
+from otel_bridge.domain.reader import ReadPass
 
 if TYPE_CHECKING:
     from otel_bridge.batches.api import AsyncApi, SyncApi
     from otel_bridge.batches.handle import BatchHandle
-    from otel_bridge.telemetry import BatchFacts, BatchRecording
+    from otel_bridge.domain.batch import BatchInfo
+    from otel_bridge.telemetry import BatchRecording
 
 logger = logging.getLogger(__name__)
 
@@ -28,59 +29,51 @@ class Collector:
     It gives each result once; recorded is one only if no earlier collector of the batch had it.
     """
 
-    def __init__(self, handle: BatchHandle, facts: BatchFacts, recording: BatchRecording) -> None:
-        self._params = handle.params
+    def __init__(self, handle: BatchHandle, facts: BatchInfo, recording: BatchRecording) -> None:
         self._facts = facts
         self._recording = recording
-        if recording.tally is None:
-            recording.tally = Tally(facts.request_count, handle.params)
-        self._tally = recording.tally
-        self._since = self._tally.passes
+        self._tracker = recording.track(handle.params)
+        self._since = self._tracker.passes
         self.begin()
 
     @property
     def complete(self) -> bool:
         """Whether every request of the batch has its result."""
-        return not self._tally.missing
+        return not self._tracker.missing
 
     def begin(self) -> None:
         """The results are read from their start."""
-        self._pass = Pass(self._tally)
+        self._pass = ReadPass(self._tracker)
 
-    def take(self, lines: Iterable[bytes]) -> list[BatchResult]:
-        """Decode lines, but for those that are blank, cut or repeats; `record` tells of them."""
-        return [result for result in map(self._take, lines) if result is not None]
+    def parse(self, lines: Iterable[bytes]) -> list[BatchResult]:
+        """Read lines, but for those that are blank, cut or repeats; `record` records them."""
+        return [result for result in map(self._parse, lines) if result is not None]
 
-    def _take(self, raw: bytes) -> BatchResult | None:
+    def _parse(self, raw: bytes) -> BatchResult | None:
         try:
-            line = self._pass.take(raw)
+            result = self._pass.parse(raw)
         except ValueError:
             logger.warning("A line of batch %s's results is cut or no JSON", self._facts.id)
             return None
-        if line is None:
+        if result is None:
             return None
-        if not line.before:
-            self._tally.unrecorded.append(line)
-        elif line.before > self._since:
+        if not result.earlier_pass:
+            self._tracker.unrecorded.append(result)
+        elif result.earlier_pass > self._since:
             return None
-        return BatchResult(line.value, raw.rstrip(b"\r"), self._facts.created_at)
+        return BatchResult(result.outcome, result.line, raw.rstrip(b"\r"))
 
     def record(self) -> None:
-        """Have telemetry know what was taken, which may wait for a slow backend."""
-        waiting = self._tally.unrecorded
+        """Record what was read, which may wait for a slow backend."""
+        waiting = self._tracker.unrecorded
         while waiting:
-            line = waiting.popleft()
-            self._recording.result(
-                line.value,
-                self._params.get(line.custom_id),
-                requested=self._tally.requested(line.custom_id),
-            )
+            self._recording.add_result(waiting.popleft())
 
     def finish(self) -> None:
         """All was read that can be."""
         self.record()
         self._recording.end(
-            self._facts, duplicates=self._pass.duplicates, missing=self._tally.missing
+            self._facts, duplicates=self._pass.duplicates, missing=self._tracker.missing
         )
 
 
@@ -103,7 +96,7 @@ def read_all(
         lines: Any = api.lines(batch_id)
         try:
             while (arrived := (yield partial(api.next_of, lines))) is not None:
-                yield Give(chosen(collector.take(arrived)))
+                yield Give(chosen(collector.parse(arrived)))
                 given()
                 yield lambda: api.run_in_thread(collector.record)
         except READ_FAULTS as error:

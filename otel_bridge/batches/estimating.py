@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 from anthropic.types import MessageCountTokensParams
 
-from otel_bridge import content
 from otel_bridge.batches.faults import CALL_FAULTS, failure
 from otel_bridge.batches.flows import Flow
+from otel_bridge.domain.messages import dumps
+from otel_bridge.domain.pricing import price
+from otel_bridge.domain.usage import TokenUsage
 from otel_bridge.errors import CostLimitError
-from otel_bridge.pricing import price
-from otel_bridge.usage import TokenUsage
 
 if TYPE_CHECKING:
     from otel_bridge.batches.api import AsyncApi, SyncApi
-    from otel_bridge.batches.requests import Request
+    from otel_bridge.domain.requests import Request
 
 SAMPLE = 20
 
@@ -61,7 +61,7 @@ class _Sized:
     @classmethod
     def of(cls, request: Request) -> _Sized:
         params = request["params"]
-        data = content.dumps(params)
+        data = dumps(params)
         cached = None
         if b'"cache_control":{' in data:
             cached = "1h" if b'"ttl":"1h"' in data else "5m"

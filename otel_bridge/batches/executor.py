@@ -18,12 +18,12 @@ from otel_bridge.batches.estimating import SAMPLE, Estimate
 from otel_bridge.batches.faults import CLIENT_FAULTS, no_client
 from otel_bridge.batches.flows import drive, drive_async, stream, stream_async
 from otel_bridge.batches.handle import BatchHandle
-from otel_bridge.batches.requests import Request, validate_requests
 from otel_bridge.batches.results import BatchResult, BatchResults
 from otel_bridge.batches.run import AsyncBatchRun, BatchRun
 from otel_bridge.batches.structured import Method, Plan, StructuredRequest, StructuredResults
+from otel_bridge.domain.batch import BatchInfo
+from otel_bridge.domain.requests import Request, validate_requests
 from otel_bridge.errors import ConfigurationError
-from otel_bridge.telemetry import BatchFacts
 
 if TYPE_CHECKING:
     from opentelemetry.metrics import MeterProvider
@@ -153,21 +153,21 @@ class BatchExecutor(ExecutorBase):
         """
         return stream(backfill(self, batch_ids, since, shift_times=shift_times))
 
-    def describe(self, batch_id: str) -> BatchFacts:
+    def describe(self, batch_id: str) -> BatchInfo:
         """A batch's state, times and counts as the API tells them now.
 
         Raises BatchNotFoundError for an unknown id, BatchError when it cannot be read.
         """
         return drive(asking.describe(self.api, batch_id))
 
-    def since(self, moment: datetime) -> list[BatchFacts]:
+    def since(self, moment: datetime) -> list[BatchInfo]:
         """The workspace's batches created at `moment` or later, the newest first.
 
         Raises BatchError when the list cannot be read.
         """
         return drive(asking.since(self.api, moment))
 
-    def cancel(self, batch_id: str) -> BatchFacts:
+    def cancel(self, batch_id: str) -> BatchInfo:
         """Have the API cancel a batch; requests that are done stay done, and billed.
 
         Raises BatchNotFoundError for an unknown id, BatchError when the API refuses.
@@ -247,15 +247,15 @@ class AsyncBatchExecutor(ExecutorBase):
         """See BatchExecutor.backfill."""
         return stream_async(backfill(self, batch_ids, since, shift_times=shift_times))
 
-    async def describe(self, batch_id: str) -> BatchFacts:
+    async def describe(self, batch_id: str) -> BatchInfo:
         """See BatchExecutor.describe."""
         return await drive_async(asking.describe(self.api, batch_id))
 
-    async def since(self, moment: datetime) -> list[BatchFacts]:
+    async def since(self, moment: datetime) -> list[BatchInfo]:
         """See BatchExecutor.since."""
         return await drive_async(asking.since(self.api, moment))
 
-    async def cancel(self, batch_id: str) -> BatchFacts:
+    async def cancel(self, batch_id: str) -> BatchInfo:
         """See BatchExecutor.cancel."""
         return await drive_async(asking.cancel(self.api, batch_id))
 

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 from otel_bridge.batches.flows import Flow
 from otel_bridge.batches.handle import BatchHandle
 from otel_bridge.batches.reconciling import Found, belongs, known_here
-from otel_bridge.batches.requests import Request, models_of
+from otel_bridge.domain.batch import BatchInfo
+from otel_bridge.domain.requests import Request, models_of
 from otel_bridge.errors import SubmissionAmbiguousError
-from otel_bridge.telemetry import Attempt, BatchFacts
+from otel_bridge.telemetry import Attempt
 
 if TYPE_CHECKING:
     from otel_bridge.batches.api import AsyncApi, SyncApi
@@ -35,7 +36,7 @@ class Handles:
     def found(
         self,
         found: Found,
-        facts: BatchFacts,
+        facts: BatchInfo,
         requests: Sequence[Request],
         carrier: Mapping[str, str],
     ) -> BatchHandle:
@@ -82,7 +83,7 @@ class Handles:
         return handle
 
     def described(
-        self, api: SyncApi | AsyncApi, handle: BatchHandle, facts: BatchFacts
+        self, api: SyncApi | AsyncApi, handle: BatchHandle, facts: BatchInfo
     ) -> Flow[None]:
         """The API described a batch anew.
 

@@ -22,12 +22,12 @@ from otel_bridge._core.json import as_object, as_text
 from otel_bridge.batches.faults import READ_FAULTS, describe
 from otel_bridge.batches.flows import Flow
 from otel_bridge.batches.probing import skew
+from otel_bridge.domain.batch import BatchInfo
 from otel_bridge.errors import SubmissionAmbiguousError
-from otel_bridge.telemetry import BatchFacts
 
 if TYPE_CHECKING:
     from otel_bridge.batches.api import AsyncApi, SyncApi
-    from otel_bridge.batches.requests import Request
+    from otel_bridge.domain.requests import Request
     from otel_bridge.journal import Journal, Submission
 
 logger = logging.getLogger(__name__)
@@ -148,7 +148,7 @@ def _candidates(
     earliest = since - slack
     ours, unsure = [], []
     for batch in (yield lambda: api.since(earliest)):
-        facts = BatchFacts.from_api(batch)
+        facts = BatchInfo.from_api(batch)
         submission = journal.get(batch.id)
         # One that is only taken for another's may yet prove to be ours.
         known = batch.id in known_here or (submission is not None and not submission.tentative)
@@ -223,7 +223,7 @@ def _retrieve(api: SyncApi | AsyncApi, batch_id: str) -> Flow[Any]:
 
 
 def _lost(batch: Any) -> str | None:
-    facts = BatchFacts.from_api(batch)
+    facts = BatchInfo.from_api(batch)
     if batch.archived_at is not None:
         return "was archived and its results are gone"
     if facts.status == "ended" and facts.counts["canceled"] == facts.request_count:

@@ -1,9 +1,8 @@
-"""Results of a batch: decoded once, typed when someone asks."""
+"""Results of a batch: read once, made into the SDK's types when someone asks."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import datetime
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -11,29 +10,20 @@ from anthropic.types import ErrorResponse, Message
 from anthropic.types.messages import MessageBatchIndividualResponse
 
 from otel_bridge._core.json import as_object, as_text
-from otel_bridge.pricing import Cost, price
-from otel_bridge.telemetry import (
-    ERRORED,
-    OUTCOMES,
-    SUCCEEDED,
-    UNKNOWN,
-    error_of,
-    kind_of,
-    model_of,
-    tier_of,
-)
-from otel_bridge.usage import TokenUsage
+from otel_bridge.domain.batch import ERRORED, OUTCOMES, UNKNOWN
+from otel_bridge.domain.outcome import ResultOutcome
+from otel_bridge.domain.pricing import Cost
+from otel_bridge.domain.usage import TokenUsage
 
 
 class BatchResult:
-    """What became of one request; `at` is its batch's creation, for the price."""
+    """What became of one request."""
 
-    def __init__(self, line: Mapping[str, Any], raw: bytes, at: datetime | None = None) -> None:
-        self._at = at
+    def __init__(self, outcome: ResultOutcome, line: Mapping[str, Any], raw: bytes) -> None:
         self.raw = raw
         """The API's own line, without its end."""
+        self._outcome = outcome
         self._line = line
-        self._result = as_object(line.get("result"))
 
     def __repr__(self) -> str:
         return f"BatchResult(custom_id={self.custom_id!r}, type={self.type!r})"
@@ -41,7 +31,7 @@ class BatchResult:
     @property
     def custom_id(self) -> str:
         """The request's id, one of ours where the API's line has none."""
-        return str(self._line.get("custom_id"))
+        return self._outcome.custom_id
 
     @property
     def type(self) -> str:
@@ -49,18 +39,22 @@ class BatchResult:
 
         `unknown` where it says none of these.
         """
-        kind, told = kind_of(self._result), as_text(self._result.get("type"))
-        return told if kind == UNKNOWN and told and told not in OUTCOMES else kind
+        kind = self._outcome.kind
+        if kind != UNKNOWN:
+            return kind
+        newer = as_text(self._result.get("type"))
+        return newer if newer and newer not in OUTCOMES else kind
 
     @property
     def succeeded(self) -> bool:
         """Whether there is a message."""
-        return self.type == SUCCEEDED
+        return self._outcome.succeeded
 
     @cached_property
     def message(self) -> Message | None:
         """The answer as the SDK's type, None where there is none."""
-        return Message.construct(**self._result["message"]) if self.succeeded else None
+        message = self._outcome.message
+        return None if message is None else Message.construct(**message)
 
     @cached_property
     def error(self) -> ErrorResponse | None:
@@ -71,21 +65,22 @@ class BatchResult:
     @property
     def error_type(self) -> str | None:
         """The type of the API's error, None unless the request errored."""
-        return error_of(self._result)[0] if self.type == ERRORED else None
+        return self._outcome.error_type if self._outcome.kind == ERRORED else None
 
-    @cached_property
+    @property
+    def error_message(self) -> str | None:
+        """The message of the API's error, which may quote the request; None where it has none."""
+        return self._outcome.error_message
+
+    @property
     def usage(self) -> TokenUsage:
         """The request's tokens; none unless it succeeded."""
-        return TokenUsage.from_api(self._result["message"].get("usage") if self.succeeded else None)
+        return self._outcome.usage
 
-    @cached_property
+    @property
     def cost(self) -> Cost | None:
         """What the request cost in USD, nothing unless it succeeded; None for an unknown price."""
-        if not self.succeeded:
-            return Cost()
-        message = self._result["message"]
-        tier = tier_of(message) or "batch"
-        return price(self.usage, model_of(message), tier=tier, at=self._at)
+        return self._outcome.cost
 
     def to_dict(self) -> Mapping[str, Any]:
         """The API's line, decoded; not a copy. With a custom id of ours where it has none."""
@@ -94,6 +89,10 @@ class BatchResult:
     def to_sdk(self) -> MessageBatchIndividualResponse:
         """The whole result as `client.messages.batches.results()` gives it."""
         return MessageBatchIndividualResponse.construct(**self._line)
+
+    @property
+    def _result(self) -> Mapping[str, Any]:
+        return as_object(self._line.get("result"))
 
 
 R = TypeVar("R")

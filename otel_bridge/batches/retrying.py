@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from otel_bridge.batches.requests import Request
 from otel_bridge.batches.results import BatchResult
+from otel_bridge.domain.requests import Request
 
 _TRANSIENT = frozenset({"overloaded_error", "api_error", "rate_limit_error", "timeout_error"})
 """Errors of the API's own, which say nothing against the request.

@@ -13,8 +13,8 @@ from otel_bridge.errors import PartialSubmissionError
 if TYPE_CHECKING:
     from otel_bridge.batches.base import ExecutorBase
     from otel_bridge.batches.handle import BatchHandle
-    from otel_bridge.batches.requests import Request
     from otel_bridge.batches.results import BatchResult
+    from otel_bridge.domain.requests import Request
 
 
 class Run:

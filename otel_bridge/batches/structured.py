@@ -12,13 +12,14 @@ from typing import Any, Generic, Literal, TypeVar, cast
 import orjson
 
 from otel_bridge._core.json import as_object, as_objects, as_text
-from otel_bridge.batches.requests import Request, models_of, validate_requests
 from otel_bridge.batches.results import BatchResult, BatchResults, ById
 from otel_bridge.batches.schemas import schema_of
+from otel_bridge.domain.batch import ERRORED
+from otel_bridge.domain.pricing import Cost
+from otel_bridge.domain.requests import Request, models_of, validate_requests
+from otel_bridge.domain.usage import TokenUsage
 from otel_bridge.errors import RequestsError
-from otel_bridge.pricing import Cost
-from otel_bridge.telemetry import ERRORED, VALID, error_of
-from otel_bridge.usage import TokenUsage
+from otel_bridge.telemetry import VALID
 
 T = TypeVar("T")
 Method = Literal["native", "tool"]
@@ -208,9 +209,9 @@ class Plan(Generic[T]):
 def _failure(result: BatchResult) -> Failure | None:
     """Why there is no answer to validate, None when there is one."""
     if not result.succeeded:
-        told = as_object(result.to_dict().get("result"))
         if result.type == ERRORED:
-            return Failure(ERRORED, ": ".join(filter(None, error_of(told))))
+            said_by_api = (result.error_type, result.error_message)
+            return Failure(ERRORED, ": ".join(filter(None, said_by_api)))
         said = {
             "expired": "the batch expired before the request was sent to a model",
             "canceled": "the batch was canceled before the request was sent to a model",

@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 import anthropic
 
-from otel_bridge import content
 from otel_bridge.batches.faults import describe, misconfigured, refused, unreached
 from otel_bridge.batches.flows import Flow
 from otel_bridge.batches.reconciling import Found, created_earlier, known_here, reconcile
-from otel_bridge.batches.requests import Request, models_of
+from otel_bridge.domain.messages import dumps
+from otel_bridge.domain.requests import Request, models_of
 from otel_bridge.errors import BatchError, PartialSubmissionError, SubmissionAmbiguousError
 from otel_bridge.journal import Journal, PlannedBatch, Submission
 
@@ -139,7 +139,7 @@ def _fingerprint(parts: Sequence[Sequence[Mapping[str, Any]]], after: Iterable[s
         digest.update(batch_id.encode() + b"\n")
     for requests in parts:
         for request in requests:
-            digest.update(content.dumps(request))
+            digest.update(dumps(request))
     return digest.hexdigest()
 
 

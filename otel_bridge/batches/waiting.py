@@ -12,7 +12,7 @@ import anthropic
 
 from otel_bridge.batches.faults import CALL_FAULTS, misconfigured, no_batch, unreadable
 from otel_bridge.batches.flows import Flow
-from otel_bridge.telemetry import BatchFacts
+from otel_bridge.domain.batch import BatchInfo
 
 if TYPE_CHECKING:
     from otel_bridge.batches.api import AsyncApi, SyncApi
@@ -29,8 +29,8 @@ def wait(
     api: SyncApi | AsyncApi,
     handle: BatchHandle,
     settings: Settings,
-    seen: Callable[[BatchFacts], Flow[None]],
-) -> Flow[BatchFacts]:
+    seen: Callable[[BatchInfo], Flow[None]],
+) -> Flow[BatchInfo]:
     """Poll until the batch ended; `seen` gets each answer.
 
     A batch that was created just now is not asked for before the poll interval is over. Faults
@@ -42,14 +42,14 @@ def wait(
     faults = not_found = 0
     known = handle.recording is not None or handle.adopted
     if handle.recording is not None:
-        told = handle.recording.facts
-        handle.recording.update(told)  # no news, but somebody waits from here on
-        age = (datetime.now(UTC) - told.created_at).total_seconds()
-        if told.status != "ended" and 0 <= age < pause:
+        last = handle.recording.batch
+        handle.recording.update(last)  # no news, but somebody waits from here on
+        age = (datetime.now(UTC) - last.created_at).total_seconds()
+        if last.status != "ended" and 0 <= age < pause:
             yield lambda: api.sleep(pause - age)
     while True:
         try:
-            facts = BatchFacts.from_api((yield lambda: api.retrieve(batch_id)), shift)
+            facts = BatchInfo.from_api((yield lambda: api.retrieve(batch_id)), shift)
         except anthropic.NotFoundError as error:
             not_found += 1
             if not_found >= _NOT_FOUND_IN_A_ROW:

@@ -15,10 +15,7 @@ import click
 import orjson
 
 from otel_bridge._core.json import as_object
-from otel_bridge.batches import (
-    BatchHandle,
-    read_requests,
-)
+from otel_bridge.batches import BatchHandle
 from otel_bridge.cli.options import (
     FAILED,
     REQUESTS_FAILED,
@@ -30,6 +27,7 @@ from otel_bridge.cli.options import (
     max_cost_option,
     new_option,
     output_option,
+    read_requests,
 )
 from otel_bridge.cli.session import Session, terminated
 from otel_bridge.cli.tending import TENDING

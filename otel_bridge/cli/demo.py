@@ -28,9 +28,9 @@ from otel_bridge.cli import render
 from otel_bridge.cli.figures import compare, table_of
 from otel_bridge.cli.telemetry import Complaints, Telemetry, name_sessions
 from otel_bridge.config import VARIABLES, Settings
+from otel_bridge.domain.usage import TokenUsage
 from otel_bridge.errors import ConfigurationError
 from otel_bridge.simulator import LangSmithCapture, MessageBatchesServer, OtlpCapture
-from otel_bridge.usage import TokenUsage
 
 MODELS = ("claude-sonnet-4-5", "claude-haiku-4-5")
 CHILDREN_SHOWN = 12

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 
 from otel_bridge import semconv
-from otel_bridge.pricing import price
-from otel_bridge.usage import TokenUsage
+from otel_bridge.domain.pricing import price
+from otel_bridge.domain.usage import TokenUsage
 
 if TYPE_CHECKING:
     from otel_bridge.simulator import LangSmithCapture, OtlpCapture

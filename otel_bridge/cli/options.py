@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 import click
 
 from otel_bridge.cli.results import is_parquet
+from otel_bridge.domain.requests import Request, parse_requests
 from otel_bridge.errors import (
     BridgeError,
     ConfigurationError,
@@ -112,6 +113,16 @@ def check_output(output: str | None, *, as_json: bool, source: str = "-") -> Non
         raise ConfigurationError(
             f"{place}: cannot be written ({error.strerror}); choose another --output"
         ) from error
+
+
+def read_requests(path: str) -> list[Request]:
+    """Read and check a JSONL file of requests; `-` is stdin. Raises RequestsError."""
+    name = "stdin" if path == "-" else path
+    try:
+        data = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
+    except OSError as error:
+        raise RequestsError(f"{name}: cannot be read ({error.strerror}); check the path") from error
+    return parse_requests(data, name)
 
 
 def _same(one: str, other: str) -> bool:

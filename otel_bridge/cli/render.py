@@ -14,16 +14,17 @@ from rich.table import Table
 from rich.text import Text
 
 from otel_bridge import identity
-from otel_bridge.telemetry import OUTCOMES
-from otel_bridge.usage import TokenUsage
+from otel_bridge.domain.batch import OUTCOMES
+from otel_bridge.domain.usage import TokenUsage
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from otel_bridge.batches import BatchHandle, Estimate
     from otel_bridge.cli.telemetry import BackendReport
+    from otel_bridge.domain.batch import BatchInfo
     from otel_bridge.langsmith import LangSmithSpanProcessor
-    from otel_bridge.telemetry import BatchFacts, BatchRecording
+    from otel_bridge.telemetry import BatchRecording
 
 
 class _Elapsed(ProgressColumn):
@@ -57,7 +58,7 @@ class Progress:
     def __exit__(self, *_: object) -> None:
         self._bar.stop()
 
-    def update(self, batch: BatchFacts) -> None:
+    def update(self, batch: BatchInfo) -> None:
         """Show what the API said of the batch."""
         if self._states.get(batch.id) != batch.status and not self._console.is_terminal:
             print(  # noqa: T201 - the terminal's bar, for logs
@@ -115,7 +116,7 @@ class Summary:
         known = [cost for cost in costs if cost is not None]
         return cls(
             [handle.id for handle in handles],
-            sum(each.facts.request_count for each in first_attempts(handles)),
+            sum(each.batch.request_count for each in first_attempts(handles)),
             attempts,
             {**dict.fromkeys(OUTCOMES, 0), **outcomes},
             usage,
@@ -158,7 +159,7 @@ def _run_url(
     delivery = langsmith.delivery if langsmith is not None else None
     if recording is None or langsmith is None or delivery is None or delivery.report.reason:
         return None
-    batch = recording.facts
+    batch = recording.batch
     run = identity.run_id(identity.batch_span_id(batch.id), batch.start_ns)
     return delivery.run_url(run, langsmith.settings.langsmith_project)
 

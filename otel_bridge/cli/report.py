@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from otel_bridge.cli import charts
-from otel_bridge.usage import TokenUsage
+from otel_bridge.domain.usage import TokenUsage
 
 _SLOWEST = 10
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from otel_bridge._core.json import as_objects, as_text
+from otel_bridge.domain.usage import TokenUsage
 from otel_bridge.errors import ConfigurationError
-from otel_bridge.usage import TokenUsage
 
 if TYPE_CHECKING:
     from otel_bridge.batches import BatchResult

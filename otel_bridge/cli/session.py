@@ -23,6 +23,7 @@ from otel_bridge.cli.render import first_attempts
 from otel_bridge.cli.results import results_file
 from otel_bridge.cli.telemetry import Telemetry
 from otel_bridge.config import Settings
+from otel_bridge.domain.batch import MISSING, OUTCOMES, UNKNOWN
 from otel_bridge.errors import (
     BatchError,
     BatchNotFoundError,
@@ -30,7 +31,6 @@ from otel_bridge.errors import (
     PartialSubmissionError,
     SubmissionAmbiguousError,
 )
-from otel_bridge.telemetry import MISSING, OUTCOMES, UNKNOWN
 
 
 class TerminatedError(KeyboardInterrupt):
@@ -145,7 +145,7 @@ class Session:
             click.echo(orjson.dumps({**summary.to_dict(), "output": self.output}))
         else:
             render.print_summary(self.console, summary)
-        lacks = [batch.recording.lack for batch in batches if batch.recording]
+        lacks = [batch.recording.missing_results_message for batch in batches if batch.recording]
         for complaint in [*lacks, *(report.complaint for report in reports)]:
             if complaint:
                 click.echo(f"otel-bridge: {complaint}", err=True)

@@ -27,10 +27,10 @@ from opentelemetry.sdk.trace.export import (
 )
 
 from otel_bridge._core.display import safe_endpoint, safe_text
-from otel_bridge._core.otel_sdk import BoundedFlush
 from otel_bridge.cli.environment import check_exporters
 from otel_bridge.errors import ConfigurationError
 from otel_bridge.langsmith import LangSmithSpanProcessor, mirror
+from otel_bridge.telemetry.backpressure import BoundedFlush
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan

@@ -12,15 +12,19 @@ import click
 import orjson
 from rich.console import Console
 
-from otel_bridge.batches import (
-    SAMPLE,
-    BatchExecutor,
-    read_requests,
-)
+from otel_bridge.batches import SAMPLE, BatchExecutor
 from otel_bridge.cli import render
 from otel_bridge.cli import report as reporting
 from otel_bridge.cli import watch as watching
-from otel_bridge.cli.options import FAILED, Ago, check_output, guarded_command, json_option, leave
+from otel_bridge.cli.options import (
+    FAILED,
+    Ago,
+    check_output,
+    guarded_command,
+    json_option,
+    leave,
+    read_requests,
+)
 from otel_bridge.cli.session import Session
 from otel_bridge.config import Settings
 from otel_bridge.errors import (

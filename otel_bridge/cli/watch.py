@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from otel_bridge.batches import BatchExecutor
-    from otel_bridge.telemetry import BatchFacts
+    from otel_bridge.domain.batch import BatchInfo
 
 _LIFE = timedelta(hours=25)
 """A batch expires after 24 hours."""
@@ -40,7 +40,7 @@ def watch(
             batches |= {batch_id: executor.describe(batch_id) for batch_id in going}
 
 
-def _told(batch: BatchFacts) -> dict[str, Any]:
+def _told(batch: BatchInfo) -> dict[str, Any]:
     return {
         "id": batch.id,
         "status": batch.status,

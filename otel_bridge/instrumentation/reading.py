@@ -12,11 +12,11 @@ import anyio
 
 from otel_bridge._core.shield import Shield, shielded
 from otel_bridge._core.threads import run_in_thread
-from otel_bridge.telemetry import Lines, Pass
+from otel_bridge.domain.reader import LineBuffer, ReadPass
 
 if TYPE_CHECKING:
+    from otel_bridge.domain.reader import ReadResult, ResultTracker
     from otel_bridge.instrumentation.watch import Watch, Watched
-    from otel_bridge.telemetry.tally import Line, Tally
 
 _LINES_PER_HOP = 64
 _BYTES_PER_HOP = 1_000_000
@@ -25,10 +25,12 @@ _BYTES_PER_HOP = 1_000_000
 class Reading:
     """Passes chunks of bytes on as they are, and records the lines that each made whole."""
 
-    def __init__(self, watch: Watch, watched: Watched, tally: Tally, shield: Shield) -> None:
+    def __init__(
+        self, watch: Watch, watched: Watched, tracker: ResultTracker, shield: Shield
+    ) -> None:
         self._watch = watch
         self._watched = watched
-        self._pass = Pass(tally)
+        self._pass = ReadPass(tracker)
         self._given: list[bytes] = []
         self.shield = shield
         """The recording's: what it does not get is missing from what it says of its batch."""
@@ -45,10 +47,10 @@ class Reading:
     def tee(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
         """The same chunks; each is given before it is recorded, which may take time."""
         self._watched.reads += 1
-        whole, lines = False, Lines()
+        whole, lines = False, LineBuffer()
         try:
             for chunk in chunks:
-                self._given += lines.take(chunk)
+                self._given += lines.feed(chunk)
                 yield chunk
                 if self._given:
                     self.take(self._taken())
@@ -62,10 +64,10 @@ class Reading:
         Recording may wait for a slow backend, and the event loop must not.
         """
         self._watched.reads += 1
-        whole, lines = False, Lines()
+        whole, lines = False, LineBuffer()
         try:
             async for chunk in chunks:
-                self._given += lines.take(chunk)
+                self._given += lines.feed(chunk)
                 yield chunk
                 given = self._given
                 if len(given) >= _LINES_PER_HOP or sum(map(len, given)) > _BYTES_PER_HOP:
@@ -92,26 +94,25 @@ class Reading:
             contextvars.Context().run(self._close, lines, whole)
 
     def _record(self, lines: list[bytes]) -> None:
-        recording, tally = self._watched.recording, self._pass.tally
-        if recording is None or tally is not self._watched.tally:
-            return  # all of it was told of meanwhile
+        recording = self._watched.recording
+        if recording is None or self._pass.tracker is not self._watched.tracker:
+            return  # all of it was recorded meanwhile
         for raw in lines:
-            line = self._decoded(raw)
-            if line is not None and not line.before:
-                params = self._watched.params.get(line.custom_id)
-                recording.result(line.value, params, requested=tally.requested(line.custom_id))
+            result = self._parsed(raw)
+            if result is not None and not result.earlier_pass:
+                recording.add_result(result)
 
-    def _decoded(self, raw: bytes) -> Line | None:
+    def _parsed(self, raw: bytes) -> ReadResult | None:
         # The SDK decodes it, too, but its types cost more to take apart than the line to read
         # again.
         try:
-            return self._pass.take(raw)
+            return self._pass.parse(raw)
         except ValueError:
             return None  # the caller gets the SDK's own error
 
     def _close(self, lines: list[bytes], whole: bool) -> None:
         self._record(lines)
-        if self._pass.tally is self._watched.tally:
+        if self._pass.tracker is self._watched.tracker:
             self._watch.read(self._watched, self._pass.duplicates, whole=whole)
 
 

@@ -12,13 +12,15 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from otel_bridge._core.lifecycle import renew_after_fork
+from otel_bridge.domain.batch import BatchInfo
 from otel_bridge.instrumentation.reading import Reading
 from otel_bridge.instrumentation.sent import Params, Sent
 from otel_bridge.journal import PlannedBatch
 from otel_bridge.propagation import carrier as carriers
-from otel_bridge.telemetry import BatchFacts, BatchRecorder, Tally
+from otel_bridge.telemetry import BatchRecorder
 
 if TYPE_CHECKING:
+    from otel_bridge.domain.reader import ResultTracker
     from otel_bridge.langsmith import LangSmithSpanProcessor
     from otel_bridge.telemetry import BatchRecording
 
@@ -33,10 +35,10 @@ _SHORT_READS = 3
 class Watched:
     """A batch as this process knows it; without a recording it was told of, or was not begun."""
 
-    facts: BatchFacts
+    facts: BatchInfo
     params: Mapping[str, Params] = field(default_factory=dict)
     recording: BatchRecording | None = None
-    tally: Tally | None = None
+    tracker: ResultTracker | None = None
     ended: bool = False
     reads: int = 0
     short_reads: int = 0
@@ -74,7 +76,7 @@ class Watch:
 
     def created(self, batch: Any, sent: Sent) -> None:
         """A batch was created in the current context."""
-        facts = BatchFacts.from_api(batch)
+        facts = BatchInfo.from_api(batch)
         sent.done()
         journal = self._recorder.journal
         planned = PlannedBatch(facts.request_count, sent.models)
@@ -90,7 +92,7 @@ class Watch:
 
     def described(self, batch: Any) -> None:
         """The API described a batch that is waited for, whoever created it."""
-        facts = BatchFacts.from_api(batch)
+        facts = BatchInfo.from_api(batch)
         with self._lock:
             watched = self._known(facts)
             watched.facts = facts
@@ -113,9 +115,10 @@ class Watch:
             if watched is None or watched.ended:
                 return None
             recording = watched.recording or self._begin_elsewhere(watched, watched.facts)
-            if watched.tally is None:
-                watched.tally = self._tally(watched)
-            reading = Reading(self, watched, watched.tally, recording.shield)
+            if watched.tracker is None:
+                complete = len(watched.params) == watched.facts.request_count
+                watched.tracker = recording.track(watched.params, complete=complete)
+            reading = Reading(self, watched, watched.tracker, recording.shield)
             self._readings.add(reading)
             return reading
 
@@ -131,33 +134,28 @@ class Watch:
         without a word. After as many tries as the executor makes it is told as missing, and a
         later reading that has it tells of the batch anew.
         """
-        recording, tally = watched.recording, watched.tally
-        if recording is None or tally is None:
+        recording, tracker = watched.recording, watched.tracker
+        if recording is None or tracker is None:
             return
-        watched.short_reads += bool(tally.missing and whole)
-        if not tally.missing or watched.short_reads >= _SHORT_READS:
-            self._finish(watched, recording, tally, duplicates)
+        watched.short_reads += bool(tracker.missing and whole)
+        if not tracker.missing or watched.short_reads >= _SHORT_READS:
+            self._finish(watched, recording, tracker, duplicates)
             return
         if whole:
             logger.warning(
                 "The results of batch %s lack %s requests; read them again for the rest",
                 watched.facts.id,
-                tally.missing,
+                tracker.missing,
             )
         recording.abandon()
 
-    @staticmethod
-    def _tally(watched: Watched) -> Tally:
-        count = watched.facts.request_count
-        return Tally(count, watched.params if len(watched.params) == count else ())
-
-    def _known(self, facts: BatchFacts) -> Watched:
+    def _known(self, facts: BatchInfo) -> Watched:
         known = self._batches.get(facts.id)
         if known is None:
             known = self._batches[facts.id] = Watched(facts)
         return known
 
-    def _begin_elsewhere(self, watched: Watched, facts: BatchFacts) -> BatchRecording:
+    def _begin_elsewhere(self, watched: Watched, facts: BatchInfo) -> BatchRecording:
         """Begin the recording of a batch that another process created."""
         known = self._recorder.journal.get(facts.id)
         carrier, models = (known.carrier, known.models) if known else ({}, ())
@@ -165,18 +163,18 @@ class Watch:
         return watched.recording
 
     def _finish(
-        self, watched: Watched, recording: BatchRecording, tally: Tally, duplicates: int
+        self, watched: Watched, recording: BatchRecording, tracker: ResultTracker, duplicates: int
     ) -> None:
-        recording.end(watched.facts, duplicates=duplicates, missing=tally.missing)
+        recording.end(watched.facts, duplicates=duplicates, missing=tracker.missing)
         with self._lock:
-            watched.recording = watched.tally = None
+            watched.recording = watched.tracker = None
             watched.short_reads = 0
-            if not tally.missing:
+            if not tracker.missing:
                 watched.ended = True
                 self._let_go(watched)
         self._recorder.journal.mark_collected(watched.facts.id)
         if self._mirror is not None and self._mirror.force_flush():
-            recording.prove_runs()
+            recording.mark_runs_exported()
         recording.abandon()  # so that anybody may tell again of what was lost or is missing
 
     def _forget_oldest(self) -> None:

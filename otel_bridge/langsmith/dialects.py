@@ -15,9 +15,11 @@ from typing import Any
 
 import orjson
 
-from otel_bridge import content, semconv
+from otel_bridge import semconv
 from otel_bridge._core.json import as_number
-from otel_bridge.usage import TokenUsage
+from otel_bridge._core.pending_content import Content
+from otel_bridge.domain import messages
+from otel_bridge.domain.usage import TokenUsage
 
 Attributes = Mapping[str, Any]
 Json = dict[str, Any]
@@ -146,13 +148,13 @@ def total_cost(attributes: Attributes) -> float | None:
     return None
 
 
-def contents(attributes: Attributes) -> content.Content:
+def contents(attributes: Attributes) -> Content:
     """Inputs and outputs of a run, as far as the span carries them."""
-    return content.Content(
-        content.langsmith_inputs_from_attributes(attributes)
-        or _value(attributes, _INPUTS, "messages", content.langsmith_inputs, "input"),
-        content.langsmith_outputs_from_attributes(attributes)
-        or _value(attributes, _OUTPUTS, "content", content.langsmith_outputs, "output"),
+    return Content(
+        messages.langsmith_inputs_from_attributes(attributes)
+        or _value(attributes, _INPUTS, "messages", messages.langsmith_inputs, "input"),
+        messages.langsmith_outputs_from_attributes(attributes)
+        or _value(attributes, _OUTPUTS, "content", messages.langsmith_outputs, "output"),
     )
 
 

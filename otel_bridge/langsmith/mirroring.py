@@ -6,9 +6,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 from weakref import ref
 
-from otel_bridge import content, semconv
+from otel_bridge import semconv
 from otel_bridge._core.otel_sdk import add_attributes
+from otel_bridge._core.pending_content import Content, pending_content
 from otel_bridge._core.shield import Shield, brief
+from otel_bridge.domain import messages
 from otel_bridge.langsmith import hierarchy, runs
 from otel_bridge.langsmith.calls import Calls
 from otel_bridge.langsmith.choice import Choice, first_to_take, taken
@@ -57,7 +59,7 @@ class Mirror:
     def close(self, span: ReadableSpan) -> None:
         """A chosen span has ended: send its run, or stamp it."""
         if not self.choice.samples(span):
-            content.pending.take(span.context.span_id)
+            pending_content.pop(span.context.span_id)
             return
         if not first_to_take(span):
             return
@@ -117,9 +119,9 @@ class Mirror:
             active_runs.add(span.context.span_id, run)
         return run
 
-    def _content(self, view: runs.View) -> content.Content | None:
+    def _content(self, view: runs.View) -> Content | None:
         settings = self.settings
-        captured = content.pending.take(view.span.context.span_id)
+        captured = pending_content.pop(view.span.context.span_id)
         if self.delivery is None or not (settings.langsmith_content or settings.span_content):
             return None  # a stamped span carries what it carries
         redaction = settings.redaction
@@ -135,11 +137,11 @@ class Mirror:
         if redaction is not None:
             inputs = inputs and _object(redaction(inputs), "input")
             outputs = outputs and _object(redaction(outputs), "output")
-        return content.Content(
+        return Content(
             inputs,
             outputs,
-            content.error_message(error, redaction),
-            content.stop_sequences(stops, redaction),
+            messages.error_message(error, redaction),
+            messages.stop_sequences(stops, redaction),
         )
 
     def _continue(self, root: RunContext, batch_id: str, part: int, batch: RunContext) -> None:

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from opentelemetry.trace import StatusCode
 
-from otel_bridge import content, semconv
+from otel_bridge import semconv
 from otel_bridge._core.json import as_number
 from otel_bridge._core.otel_sdk import attributes_of
+from otel_bridge._core.pending_content import Content
+from otel_bridge.domain.pricing import PART_NAMES, Cost, price
+from otel_bridge.domain.usage import TokenUsage
 from otel_bridge.langsmith import dialects
-from otel_bridge.pricing import PART_NAMES, Cost, price
-from otel_bridge.usage import TokenUsage
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan
@@ -101,7 +102,7 @@ class View:
             said = self.span.status.description
         return f"{kind}: {said}" if said and said != kind else kind
 
-    def contents(self) -> content.Content:
+    def contents(self) -> Content:
         """The content that the span itself carries."""
         return replace(
             dialects.contents(self.attributes),
@@ -126,9 +127,7 @@ def pending_run(view: View, context: RunContext, project: str) -> Run:
     }
 
 
-def completed_run(
-    view: View, context: RunContext, project: str, captured: content.Content | None
-) -> Run:
+def completed_run(view: View, context: RunContext, project: str, captured: Content | None) -> Run:
     """The run of an ended span, with its usage and cost, and the content that may be told.
 
     `usage_metadata` goes into the metadata always, and into the outputs too where there are

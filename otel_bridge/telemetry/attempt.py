@@ -49,7 +49,7 @@ class Attempt:
 
     @classmethod
     def from_carrier(cls, carrier: Mapping[str, str]) -> Attempt:
-        """Read what `to_carrier` wrote; a first attempt where there is nothing, or no sense."""
+        """Read what `to_carrier` wrote; a first attempt where it is absent or malformed."""
         number, *batches = carrier.get(_KEY, "1").split(",")
         try:
             split = [each.split("/") for each in batches]

@@ -1,18 +1,21 @@
-"""The metrics of batches: GenAI's usage counters and histograms, and a batch's own."""
+"""Metrics of batches: the GenAI conventions' counters and histograms, and our own."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
+
+from opentelemetry.metrics import CallbackOptions, Meter, Observation
 
 from otel_bridge import semconv
-from otel_bridge._core.otel_sdk import BoundedFlush, has_metric_readers, record_many
-from otel_bridge.pricing import at_list_price, without_cache
-from otel_bridge.telemetry.batch import SUCCEEDED, BatchFacts
-from otel_bridge.telemetry.losses import losses
-from otel_bridge.telemetry.observed import waiting_batches
-from otel_bridge.telemetry.sums import Measured
+from otel_bridge._core.otel_sdk import has_metric_readers, record_many
+from otel_bridge.domain.batch import SUCCEEDED, BatchInfo
+from otel_bridge.domain.pricing import at_list_price, without_cache
+from otel_bridge.telemetry.backpressure import BoundedFlush, export_errors
+from otel_bridge.telemetry.totals import Measured, Outcomes
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
@@ -25,17 +28,23 @@ COST_BUCKETS = [1e-5, 1e-4, 5e-4, 1e-3, 5e-3, 1e-2, 5e-2, 0.1, 0.5, 1, 5, 10]
 DURATION_BUCKETS = [1, 10, 30, 60, 300, 600, 1800, 3600, 7200, 14400, 28800, 43200, 64800, 86400]
 
 Attributes = dict[str, str]
+Waiting = dict[str, BatchInfo]
+
+_LIFE = 24 * 3600.0
+"""Seconds until a batch expires for which the API gives no time."""
+_waiting_of: WeakKeyDictionary[Meter, Waiting] = WeakKeyDictionary()
+_lock = threading.Lock()
 
 _PROVIDER: Attributes = {semconv.GEN_AI_PROVIDER_NAME: "anthropic"}
 
 
 class BatchMetrics:
-    """The instruments on a meter provider, and which batches they have counted."""
+    """The instruments on a meter provider, and the batches whose metrics are not exported yet."""
 
     def __init__(self, provider: MeterProvider, version: str, *, legacy: bool) -> None:
         self._provider = provider
         self._flush = BoundedFlush(provider)
-        self._unproven: set[str] = set()
+        self._unexported: set[str] = set()
         meter = provider.get_meter(semconv.SCOPE, version)
         self._legacy = legacy
         self._counters = {
@@ -93,48 +102,48 @@ class BatchMetrics:
         self._uncached = meter.create_counter(
             semconv.METRIC_COST_UNCACHED, "USD", "What they would have cost without a cache"
         )
-        self._waiting = waiting_batches(meter)
+        self._waiting = _waiting_batches(meter)
 
     @property
-    def read(self) -> bool:
+    def have_readers(self) -> bool:
         """Whether anybody reads these metrics."""
         return has_metric_readers(self._provider)
 
-    def exported(self, timeout: float = 5.0) -> set[str]:
-        """Have what was recorded exported; the ids of batches whose metrics are out.
+    def flush(self, timeout: float = 5.0) -> set[str]:
+        """Export what was recorded; returns the ids of batches whose metrics are exported by it.
 
-        Waits at most `timeout` seconds. What an exporter does not take now goes out with a later
-        export of this process, since sums are cumulative, and is proven by it.
+        Waits at most `timeout` seconds. Sums are cumulative: what an exporter does not accept now
+        goes out with a later export of this process, and the batch is among the ids then.
         """
-        lost, unproven = losses.metrics, set(self._unproven)
-        if not self._flush(timeout) or losses.metrics > lost:
+        errors, recorded = export_errors.metrics, set(self._unexported)
+        if not self._flush(timeout) or export_errors.metrics > errors:
             return set()
-        self._unproven -= unproven
-        return unproven
+        self._unexported -= recorded
+        return recorded
 
     def submitted(self) -> None:
-        """A batch was created."""
+        """Count a batch that was created."""
         self._submitted.add(1, _PROVIDER)
 
-    def wait(self, batch: BatchFacts) -> None:
-        """A batch is being waited for."""
+    def wait(self, batch: BatchInfo) -> None:
+        """Count a batch that is waited for from now on."""
         self._waiting[batch.id] = batch
         self._active.add(1, _PROVIDER)
 
     def stop_waiting(self, batch_id: str) -> None:
-        """A batch is no longer waited for."""
+        """Count a batch as waited for no longer."""
         self._waiting.pop(batch_id, None)
         self._active.add(-1, _PROVIDER)
 
     def ended(
         self,
-        batch: BatchFacts,
+        batch: BatchInfo,
         models: Mapping[str, Measured],
-        outcomes: Counter[tuple[str, str | None]],
+        outcomes: Outcomes,
         context: Context,
     ) -> None:
-        """All of one batch at once; `context` holds its span, which exemplars then name."""
-        self._unproven.add(batch.id)
+        """Record all of an ended batch; exemplars name the span that `context` holds."""
+        self._unexported.add(batch.id)
         for model, measured in models.items():
             usage = measured.usage
             self._distribute(batch, model, measured, context)
@@ -156,7 +165,7 @@ class BatchMetrics:
         self._duration.record((batch.end_ns - batch.start_ns) / 1e9, _PROVIDER, context)
 
     def _distribute(
-        self, batch: BatchFacts, model: str, measured: Measured, context: Context
+        self, batch: BatchInfo, model: str, measured: Measured, context: Context
     ) -> None:
         attributes = _attributes(model)
         sides = (
@@ -184,3 +193,54 @@ def _attributes(model: str) -> Attributes:
         attributes[semconv.GEN_AI_REQUEST_MODEL] = model
         attributes[semconv.GEN_AI_RESPONSE_MODEL] = model
     return attributes
+
+
+def _waiting_batches(meter: Meter) -> Waiting:
+    """The batches that are waited for, by id; observable instruments read them when asked.
+
+    The SDK has one meter per provider and scope, so recorders on one provider share the batches.
+    """
+    with _lock:
+        known = _waiting_of.get(meter)
+        if known is not None:
+            return known
+        waiting = _waiting_of[meter] = Waiting()
+    meter.create_observable_gauge(
+        semconv.METRIC_BATCH_OLDEST_AGE,
+        [_over(waiting, lambda batches: time.time() - min(map(_created, batches)))],
+        "s",
+        "Age of the oldest batch that this process waits for",
+    )
+    meter.create_observable_gauge(
+        semconv.METRIC_BATCH_NEXT_EXPIRY,
+        [_over(waiting, lambda batches: min(map(_expires, batches)) - time.time())],
+        "s",
+        "Time until the first batch that this process waits for expires",
+    )
+    meter.create_observable_counter(
+        semconv.METRIC_SPANS_DROPPED,
+        [lambda _: [Observation(export_errors.spans)]],
+        "{report}",
+        "Times that OpenTelemetry said that it lost spans",
+    )
+    return waiting
+
+
+def _over(
+    waiting: Waiting, figure: Callable[[list[BatchInfo]], float]
+) -> Callable[[CallbackOptions], Iterable[Observation]]:
+    """A callback that observes nothing while no batch is waited for."""
+
+    def callback(_: CallbackOptions) -> Iterable[Observation]:
+        batches = list(waiting.values())
+        return [Observation(figure(batches))] if batches else []
+
+    return callback
+
+
+def _created(batch: BatchInfo) -> float:
+    return batch.created_at.timestamp()
+
+
+def _expires(batch: BatchInfo) -> float:
+    return batch.expires_at.timestamp() if batch.expires_at else _created(batch) + _LIFE

@@ -1,4 +1,4 @@
-"""The one recorder of batches: what happened to a batch becomes spans and metrics, once."""
+"""The recorder: makes one recording of each batch, for whoever runs or reads it."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from opentelemetry import metrics, trace
 from otel_bridge import semconv
 from otel_bridge._core.otel_sdk import exports_spans, sdk_provider
 from otel_bridge.config import Settings
+from otel_bridge.domain.batch import BatchInfo
 from otel_bridge.journal import journal_in
 from otel_bridge.propagation.carrier import context_of
 from otel_bridge.telemetry.attempt import Attempt
-from otel_bridge.telemetry.batch import BatchFacts
-from otel_bridge.telemetry.losses import losses
+from otel_bridge.telemetry.backpressure import export_errors
 from otel_bridge.telemetry.metrics import BatchMetrics
 from otel_bridge.telemetry.recording import BatchRecording
 from otel_bridge.telemetry.spans import chosen_id_tracer, span_over
@@ -26,7 +26,7 @@ from otel_bridge.version import __version__
 
 
 class BatchRecorder:
-    """Makes recordings of batches on a tracer and a meter provider, the global ones by default."""
+    """Records batches on a tracer and a meter provider, the global ones by default."""
 
     def __init__(
         self,
@@ -39,8 +39,8 @@ class BatchRecorder:
         self._tracer_provider = tracer_provider
         self._meter_provider = meter_provider
         self.runs_dropped: Callable[[], int] = lambda: 0
-        """Number of run updates that the mirror has lost so far; whoever adds a mirror sets it."""
-        losses.watch()
+        """Returns how many run updates the mirror has lost; who adds a mirror sets it."""
+        export_errors.watch()
 
     @property
     def provider(self) -> Any:
@@ -49,7 +49,7 @@ class BatchRecorder:
 
     @property
     def tracer(self) -> trace.Tracer:
-        """Makes spans with chosen ids."""
+        """A tracer that can start spans with chosen ids."""
         return chosen_id_tracer(self.provider, __version__)
 
     @cached_property
@@ -63,7 +63,7 @@ class BatchRecorder:
 
     @contextlib.contextmanager
     def together(self, requests: int, batches: int) -> Iterator[None]:
-        """One span over batches that are created as one."""
+        """Have one span over batches that one call creates; none over a single one."""
         if batches < 2:
             yield
             return
@@ -76,7 +76,7 @@ class BatchRecorder:
             yield
 
     @property
-    def exports(self) -> bool:
+    def exports_spans(self) -> bool:
         """Whether spans go anywhere but to our own mirror."""
         return exports_spans(self.provider, but="otel_bridge")
 
@@ -85,28 +85,28 @@ class BatchRecorder:
         submission = self.journal.get(batch_id)
         return (
             submission is not None
-            and (submission.spans_exported or not self.exports)
+            and (submission.spans_exported or not self.exports_spans)
             and (submission.runs_exported or not self.settings.langsmith_tracing)
         )
 
     def start(
         self,
-        batch: BatchFacts,
+        batch: BatchInfo,
         parent: otel_context.Context | None = None,
         models: Iterable[str] = (),
         attempt: Attempt | None = None,
         *,
         created: bool = False,
     ) -> BatchRecording:
-        """Open the batch's span, visible at once where a backend shows open spans.
+        """Start the span of a batch, and return its recording.
 
-        `parent` is the submitting context, the current one by default; `models` are the models
-        of the batch's requests where they are known, `attempt` what a follow-up follows, and
-        `created` tells that this process has just created it. A batch that was exported before is
-        recorded in silence: it is summed up, and nothing is emitted.
+        `parent` is the context of the submission, the current one by default. `models` are the
+        models of the requests, as far as they are known. `attempt` says which batches this one
+        follows up. `created` is True where this process has just created the batch. A batch that
+        is exported already is summed up only: it gets no spans and no runs again.
         """
         recording = BatchRecording(
-            self, batch, frozenset(models), silent=self.is_exported(batch.id)
+            self, batch, frozenset(models), already_exported=self.is_exported(batch.id)
         )
         recording.open(
             otel_context.get_current() if parent is None else parent,
@@ -117,7 +117,7 @@ class BatchRecorder:
 
     def start_from_carrier(
         self,
-        batch: BatchFacts,
+        batch: BatchInfo,
         carrier: Mapping[str, str],
         models: Iterable[str],
         *,

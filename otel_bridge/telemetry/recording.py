@@ -6,6 +6,7 @@ import contextlib
 import logging
 from collections import Counter, defaultdict
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry import context as otel_context
@@ -14,28 +15,15 @@ from opentelemetry.trace import SpanKind, Status, StatusCode
 
 from otel_bridge import identity, semconv
 from otel_bridge._core.shield import Shield, shielded
-from otel_bridge.pricing import Cost, price
+from otel_bridge.domain.batch import DUPLICATE, MISSING, OUTCOMES, SUCCEEDED, BatchInfo
+from otel_bridge.domain.pricing import Cost
+from otel_bridge.domain.reader import Params, ReadResult, ResultTracker
+from otel_bridge.domain.usage import TokenUsage
 from otel_bridge.telemetry.attempt import Attempt
-from otel_bridge.telemetry.attributes import batch_attributes, batch_totals
-from otel_bridge.telemetry.batch import (
-    DUPLICATE,
-    MISSING,
-    OUTCOMES,
-    SUCCEEDED,
-    BatchFacts,
-    Outcome,
-    model_of,
-    tier_of,
-)
-from otel_bridge.telemetry.losses import losses
-from otel_bridge.telemetry.pacing import Pacer
-from otel_bridge.telemetry.request_spans import Params, Request, RequestSpans
-from otel_bridge.telemetry.selection import Selection
+from otel_bridge.telemetry.backpressure import Pacer, export_errors
+from otel_bridge.telemetry.request_spans import RequestSpans
 from otel_bridge.telemetry.spans import start_span
-from otel_bridge.telemetry.sums import Measured, Sum
-from otel_bridge.telemetry.tally import Tally
-from otel_bridge.telemetry.totals import totals_of
-from otel_bridge.usage import TokenUsage
+from otel_bridge.telemetry.totals import Measured, Outcomes, Sum, batch_totals, journal_totals
 
 if TYPE_CHECKING:
     from otel_bridge.telemetry.recorder import BatchRecorder
@@ -44,39 +32,45 @@ logger = logging.getLogger(__name__)
 
 
 class BatchRecording:
-    """One batch from its submission to the last of its results."""
+    """Spans, metrics and totals of one batch.
+
+    With `already_exported`, and where another process records the batch, results are summed up
+    and nothing is emitted.
+    """
 
     def __init__(
-        self, recorder: BatchRecorder, batch: BatchFacts, models: frozenset[str], *, silent: bool
+        self,
+        recorder: BatchRecorder,
+        batch: BatchInfo,
+        models: frozenset[str],
+        *,
+        already_exported: bool,
     ) -> None:
         self.shield = Shield(f"Telemetry of batch {batch.id} is incomplete")
-        """Over all that is recorded: one span that fails must not take the sums with it."""
+        """Over all that is recorded: one span that fails must not make the totals wrong."""
+        self.missing = 0
+        """Number of requests without a result when the batch was recorded to its end."""
         self._recorder = recorder
-        self._silent = silent
+        self._emits = not already_exported
         self._settings = recorder.settings
         self._batch = batch
         self._models = models
+        self._attempt = Attempt()
         self._span: trace.Span = trace.INVALID_SPAN
         self._spans: RequestSpans | None = None
         self._parent = otel_context.Context()
         self._pacer = Pacer(recorder.provider)
-        self._outcomes: Counter[tuple[str, str | None]] = Counter()
+        self._tracker: ResultTracker | None = None
+        self._outcomes: Outcomes = Counter()
         self._measured: defaultdict[str, Measured] = defaultdict(Measured)
-        self._rolled: defaultdict[tuple[str, str], Sum] = defaultdict(Sum)
-        self._selection: Selection[Request] | None = None
-        self.tally: Tally | None = None
-        """What was read so far, by whoever reads the results."""
-        self._attempt = Attempt()
-        self._claimed = False
-        self._lost = losses.spans
+        self._has_lease = False
+        self._export_errors = export_errors.spans
         self._runs_dropped = recorder.runs_dropped()
-        self._active = False
+        self._waited_for = False
         self._ended = False
-        self.missing = 0
-        """Number of requests without a result when the batch was recorded to its end."""
 
     @property
-    def facts(self) -> BatchFacts:
+    def batch(self) -> BatchInfo:
         """The batch as the API described it last."""
         return self._batch
 
@@ -85,12 +79,6 @@ class BatchRecording:
         """Hexadecimal trace id, None where nothing is recorded."""
         context = self._span.get_span_context()
         return f"{context.trace_id:032x}" if context.is_valid else None
-
-    def _total(self) -> Sum:
-        total = Sum()
-        for measured in self._measured.values():
-            total.merge(measured)
-        return total
 
     @property
     def attempt(self) -> int:
@@ -120,27 +108,41 @@ class BatchRecording:
             counts[kind] = counts.get(kind, 0) + count
         return counts
 
+    @property
+    def missing_results_message(self) -> str | None:
+        """How many results are missing and what to do about it, None where none are."""
+        if not self.missing:
+            return None
+        batch = self._batch
+        return (
+            f"{self.missing:,} of batch {batch.id}'s {batch.request_count:,} results are missing; "
+            f"`otel-bridge collect {batch.id}` reads them again"
+        )
+
+    def track(self, params: Mapping[str, Params], *, complete: bool = True) -> ResultTracker:
+        """Return the tracker of the batch's results, the same one for each pass through them.
+
+        `params` are the requests' parameters by custom id, of all requests unless `complete` is
+        False. Those of the first call count.
+        """
+        if self._tracker is None:
+            self._tracker = ResultTracker(self._batch, params, self._models, complete=complete)
+        return self._tracker
+
     @shielded
     def open(self, parent: otel_context.Context, attempt: Attempt, *, created: bool) -> None:
+        """Start the batch's span below `parent`; `created` is True for a batch of this process."""
         self._attempt = attempt
         batch = self._batch
         if created:
             self._recorder.metrics.submitted()
-        model = next(iter(self._models)) if len(self._models) == 1 else None
-        cap = self._settings.max_request_spans
-        count = batch.request_count
-        spans = count if cap is None else min(cap, count)
-        if self._silent:
-            told = trace.get_current_span(parent).get_span_context()
-            self._span = trace.NonRecordingSpan(
-                trace.SpanContext(
-                    told.trace_id or identity.batch_trace_id(batch.id),
-                    identity.batch_span_id(batch.id),
-                    is_remote=True,
-                )
-            )
+        if not self._emits:
+            self._span = _exported_span(batch, parent)
             return
         tracer = self._recorder.tracer
+        model = next(iter(self._models)) if len(self._models) == 1 else None
+        cap = self._settings.max_request_spans
+        span_count = batch.request_count if cap is None else min(cap, batch.request_count)
         self._span = start_span(
             tracer,
             f"batch {model}" if model else "batch",
@@ -149,29 +151,22 @@ class BatchRecording:
             parent=parent,
             kind=SpanKind.INTERNAL,
             start_ns=batch.start_ns,
-            attributes=batch_attributes(batch, model, spans) | attempt.attributes,
+            attributes=_batch_attributes(batch, model, span_count) | attempt.attributes,
             links=attempt.links,
         )
         self._parent = trace.set_span_in_context(self._span, parent)
         self._spans = RequestSpans(
-            tracer, batch, self._span, self._parent, self._settings, self._pacer, self.shield
+            tracer, batch, self._parent, self._settings, self._pacer, self.shield
         )
-        if cap is not None and count > cap:
-            self._selection = Selection(cap)
         if not created:  # who creates a batch may leave the wait to others
-            self._wait(batch)
-
-    def _wait(self, batch: BatchFacts) -> None:
-        if batch.status != "ended" and not self._active and not self._silent:
-            self._active = True
-            self._recorder.metrics.wait(batch)
+            self._start_waiting(batch)
 
     @shielded
-    def update(self, batch: BatchFacts) -> None:
-        """The API described the batch anew: a change of state is an event on its span."""
+    def update(self, batch: BatchInfo) -> None:
+        """Note what the API says of the batch now; a change of state is an event on its span."""
         if self._ended:
             return
-        self._wait(batch)
+        self._start_waiting(batch)
         if batch.status != self._batch.status:
             self._span.add_event(
                 semconv.BATCH_STATE_EVENT,
@@ -187,129 +182,58 @@ class BatchRecording:
             self._spans.batch = batch
 
     @shielded
-    def result(
-        self, line: Mapping[str, Any], params: Params | None = None, *, requested: bool = True
-    ) -> None:
-        """One decoded line of the results, with the request's `params` where they are known.
-
-        One that was not `requested` has an outcome of its own, and its tokens count all the same.
-        """
+    def add_result(self, result: ReadResult) -> None:
+        """Record one result. That of a request which was never submitted has its own outcome."""
         if self._ended:
             return
-        self._claim()
-        outcome = Outcome.from_line(line)
-        if not requested:
-            outcome = outcome.unrequested()
-        model = self._model(outcome, params)
-        cost: Cost | None = Cost()  # only what succeeded is billed
+        self._acquire_lease()
+        if not result.requested:
+            result = replace(result, outcome=result.outcome.unrequested())
+        outcome = result.outcome
         if outcome.message is not None:
-            tier = tier_of(outcome.message) or "batch"
-            cost = price(outcome.usage, model, tier=tier, at=self._batch.created_at)
-            self._measured[model].add(outcome.usage, cost)
+            self._measured[outcome.model].add(outcome.usage, outcome.cost)
         self._outcomes[outcome.kind, outcome.error_type] += 1
-        if self._spans is None:
-            return
-        request = Request(outcome, model, cost, params)
-        if self._selection is None:
-            self._spans.emit(request)
-            return
-        spare = self._selection.offer(
-            request,
-            failed=outcome.kind != SUCCEEDED,
-            spread=identity.spread(self._batch.id, outcome.custom_id),
-        )
-        if spare is not None:
-            self._rolled[spare.model, spare.outcome.kind].add(spare.outcome.usage, spare.cost)
+        if self._spans is not None:
+            self._spans.add(result)
 
     @shielded
-    def end(self, batch: BatchFacts, *, duplicates: int = 0, missing: int = 0) -> None:
-        """All results were recorded: emit what waits, the sums, and close the batch's span.
+    def end(self, batch: BatchInfo, *, duplicates: int = 0, missing: int = 0) -> None:
+        """End the batch's span: all results that there are were recorded.
 
-        `duplicates` are results that are no request's, `missing` requests without a result. While
-        some are missing the batch is neither marked as exported nor counted in metrics: a later
-        reading that has them makes the same spans again and the others, and counts all of it, once.
-        Of a batch beyond the cap these are the batch's alone, for which requests stand alone and
-        which are in a sum depends on all.
+        `duplicates` is the number of results that repeat a custom id, `missing` the number of
+        requests without a result. While results are missing, the batch does not count as exported
+        and has no metrics. A later reading that has them emits the same spans again, the missing
+        ones, and the metrics. Of a batch beyond the cap no request has a span until then, since
+        the choice among the requests depends on all of them.
         """
         if self._ended:
             return
-        self._claim()
+        self._acquire_lease()
         self.missing = missing
         if duplicates:
             self._outcomes[DUPLICATE, "repeated_custom_id"] += duplicates
             logger.warning("%s of batch %s's results are repeats", duplicates, batch.id)
         if missing:
             self._outcomes[MISSING, "missing_result"] += missing
-            logger.warning("%s", self.lack)
+            logger.warning("%s", self.missing_results_message)
         self.update(batch)
         self._ended = True
         if self._spans is not None:
-            if self._selection is not None and not missing:
-                self._emit_chosen(self._spans, self._selection)
+            if not missing:
+                self._spans.finish()
             self._end_span(batch)
-        self._count(batch)
-        self._sum_up(batch)
+        self._record_metrics(batch)
+        self._save_totals(batch)
         self._stop_waiting()
-        self._prove()
+        self._mark_exported()
 
-    def _emit_chosen(self, spans: RequestSpans, selection: Selection[Request]) -> None:
-        for request in selection.drain():
-            spans.emit(request)
-        for (model, kind), rolled in sorted(self._rolled.items()):
-            spans.emit_rollup(model, kind, rolled)
+    def mark_runs_exported(self) -> None:
+        """Note in the journal that the mirror has delivered the batch, unless some of it was lost.
 
-    def _claim(self) -> None:
-        # Not before the first result: others may wait for the batch, too, and the first to read
-        # its results exports it.
-        if not self._claimed and not self._silent:
-            self._claimed = self._recorder.journal.acquire_export_lease(self._batch.id)
-            if not self._claimed:
-                self._silent, self._spans = True, None
-
-    @property
-    def lack(self) -> str | None:
-        """What is missing and what to do about it, None where nothing is."""
-        if not self.missing:
-            return None
-        batch = self._batch
-        return (
-            f"{self.missing:,} of batch {batch.id}'s {batch.request_count:,} results are missing; "
-            f"`otel-bridge collect {batch.id}` reads them again"
-        )
-
-    @shielded
-    def _count(self, batch: BatchFacts) -> None:
+        To be called once the mirror was flushed.
+        """
         recorder = self._recorder
-        if self.missing:
-            return  # a metric cannot be taken back, nor a result be counted again
-        if recorder.metrics.read and recorder.journal.claim_metrics(batch.id):
-            recorder.metrics.ended(batch, self._measured, self._outcomes, self._parent)
-
-    @shielded
-    def _sum_up(self, batch: BatchFacts) -> None:
-        totals = totals_of(batch, self._measured, self._outcomes)
-        self._recorder.journal.save_totals(batch.id, totals)
-
-    def _prove(self) -> None:
-        """Have the journal know what has certainly left the process."""
-        recorder = self._recorder
-        recorder.journal.mark_metrics_exported(recorder.metrics.exported())
-        if self._silent:
-            return
-        drained = self._pacer.drain()
-        lost = losses.spans - self._lost
-        if lost:
-            logger.warning(
-                "Spans of batch %s did not all arrive; collect it again to send them again",
-                self._batch.id,
-            )
-        elif drained and self._whole and recorder.exports:
-            recorder.journal.mark_exported(self._batch.id, "spans")
-
-    def prove_runs(self) -> None:
-        """The mirror has handed over all that it got: note so, unless something of it was lost."""
-        recorder = self._recorder
-        if self._silent or self.shield.faults or self.missing:
+        if not self._emits or self.shield.faults or self.missing:
             return
         if recorder.runs_dropped() > self._runs_dropped:
             logger.warning(
@@ -319,29 +243,68 @@ class BatchRecording:
             return
         recorder.journal.mark_exported(self._batch.id, "runs")
 
-    @property
-    def _whole(self) -> bool:
-        return not (self.shield.faults or self._spans is None or self.missing)
-
     def abandon(self) -> None:
         """Stop waiting for the batch; its span stays open for whoever collects it."""
         self._stop_waiting()
-        if self._claimed:
-            self._claimed = False
+        if self._has_lease:
+            self._has_lease = False
             self._recorder.journal.release_export_lease(self._batch.id)
 
+    def _acquire_lease(self) -> None:
+        # Only now, for others may wait for the batch, too: who reads results first exports it.
+        if not self._has_lease and self._emits:
+            self._has_lease = self._recorder.journal.acquire_export_lease(self._batch.id)
+            if not self._has_lease:
+                self._emits, self._spans = False, None
+
+    @shielded
+    def _record_metrics(self, batch: BatchInfo) -> None:
+        recorder = self._recorder
+        if self.missing:
+            return  # a metric cannot be taken back, nor a result be counted again
+        if recorder.metrics.have_readers and recorder.journal.claim_metrics(batch.id):
+            recorder.metrics.ended(batch, self._measured, self._outcomes, self._parent)
+
+    @shielded
+    def _save_totals(self, batch: BatchInfo) -> None:
+        totals = journal_totals(batch, self._measured, self._outcomes)
+        self._recorder.journal.save_totals(batch.id, totals)
+
+    def _mark_exported(self) -> None:
+        """Note in the journal which metrics and spans have certainly left the process."""
+        recorder = self._recorder
+        recorder.journal.mark_metrics_exported(recorder.metrics.flush())
+        if not self._emits:
+            return
+        drained = self._pacer.drain()
+        complete = not (self.shield.faults or self._spans is None or self.missing)
+        if export_errors.spans > self._export_errors:
+            logger.warning(
+                "Spans of batch %s did not all arrive; collect it again to send them again",
+                self._batch.id,
+            )
+        elif drained and complete and recorder.exports_spans:
+            recorder.journal.mark_exported(self._batch.id, "spans")
+
+    def _start_waiting(self, batch: BatchInfo) -> None:
+        if batch.status != "ended" and not self._waited_for and self._emits:
+            self._waited_for = True
+            self._recorder.metrics.wait(batch)
+
     def _stop_waiting(self) -> None:
-        if self._active:
-            self._active = False
+        if self._waited_for:
+            self._waited_for = False
             with contextlib.suppress(Exception):
                 self._recorder.metrics.stop_waiting(self._batch.id)
 
-    def _model(self, outcome: Outcome, params: Params | None) -> str:
-        model = model_of(outcome.message, params)
-        return next(iter(self._models)) if not model and len(self._models) == 1 else model
+    def _total(self) -> Sum:
+        total = Sum()
+        for measured in self._measured.values():
+            total.merge(measured)
+        return total
 
     @shielded
-    def _end_span(self, batch: BatchFacts) -> None:
+    def _end_span(self, batch: BatchInfo) -> None:
         counts = self.outcomes
         total = self._total()
         self._span.set_attributes(batch_totals(counts, total.usage, total.cost))
@@ -350,3 +313,34 @@ class BatchRecording:
             self._span.set_status(Status(StatusCode.ERROR, "no request of the batch succeeded"))
         self._span.end(batch.end_ns)
         self._pacer.emitted()
+
+
+def _exported_span(batch: BatchInfo, parent: otel_context.Context) -> trace.Span:
+    """A stand-in for the span of a batch that was exported before."""
+    above = trace.get_current_span(parent).get_span_context()
+    return trace.NonRecordingSpan(
+        trace.SpanContext(
+            above.trace_id or identity.batch_trace_id(batch.id),
+            identity.batch_span_id(batch.id),
+            is_remote=True,
+        )
+    )
+
+
+def _batch_attributes(batch: BatchInfo, model: str | None, span_count: int) -> dict[str, Any]:
+    """What is known of a batch when it begins; `span_count` is the number of request spans."""
+    attributes: dict[str, Any] = {
+        semconv.GEN_AI_OPERATION_NAME: "batch",
+        semconv.GEN_AI_PROVIDER_NAME: "anthropic",
+        semconv.BATCH_ID: batch.id,
+        semconv.BATCH_REQUEST_COUNT: batch.request_count,
+        semconv.BATCH_REQUEST_SPAN_COUNT: span_count,
+        semconv.BATCH_PROCESSING_STATUS: batch.status,
+    }
+    if model:
+        attributes[semconv.GEN_AI_REQUEST_MODEL] = model
+    if batch.shift:
+        attributes[semconv.BATCH_CREATED_AT] = batch.created_at.isoformat()
+        if batch.ended_at:
+            attributes[semconv.BATCH_ENDED_AT] = batch.ended_at.isoformat()
+    return attributes

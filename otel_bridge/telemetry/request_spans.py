@@ -1,123 +1,188 @@
-"""The spans of a batch's requests: one for each, or the sum of those beyond the cap."""
+"""Spans of a batch's requests: one for each, and beyond the cap one for the sum of many."""
 
 from __future__ import annotations
 
+import heapq
+from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from opentelemetry import context as otel_context
 from opentelemetry import trace
 from opentelemetry.trace import SpanKind, Status, StatusCode
 
-from otel_bridge import content, identity, semconv
+from otel_bridge import identity, semconv
+from otel_bridge._core.json import as_text
+from otel_bridge._core.pending_content import Content, pending_content
 from otel_bridge._core.shield import Shield, shielded
 from otel_bridge.config import Settings
-from otel_bridge.pricing import Cost
-from otel_bridge.telemetry.attributes import (
-    inference_attributes,
-    request_attributes,
-    response_attributes,
-)
-from otel_bridge.telemetry.batch import SUCCEEDED, BatchFacts, Outcome
-from otel_bridge.telemetry.pacing import Pacer
+from otel_bridge.domain import messages
+from otel_bridge.domain.batch import SUCCEEDED, BatchInfo
+from otel_bridge.domain.outcome import ResultOutcome
+from otel_bridge.domain.pricing import Cost
+from otel_bridge.domain.reader import Params, ReadResult
+from otel_bridge.domain.usage import TokenUsage
+from otel_bridge.telemetry.backpressure import Pacer
 from otel_bridge.telemetry.spans import start_span
-from otel_bridge.telemetry.sums import Sum
-from otel_bridge.usage import TokenUsage
+from otel_bridge.telemetry.totals import Sum
 
-Params = Mapping[str, Any]
+Attributes = dict[str, Any]
 
 
-@dataclass(slots=True)
-class Request:
-    """A request whose span is not emitted yet."""
+@dataclass(order=True, slots=True)
+class _Ranked:
+    rank: tuple[bool, int]
+    result: ReadResult = field(compare=False)
 
-    outcome: Outcome
-    model: str
-    cost: Cost | None
-    params: Params | None
+
+class Selection:
+    """Keeps the `cap` results of a batch that get a span of their own.
+
+    Failures come before successes, and a hash decides among equals: which results are kept
+    follows from ids and outcomes alone, so it is the same in whatever order they arrive.
+    """
+
+    def __init__(self, cap: int) -> None:
+        self._cap = cap
+        self._heap: list[_Ranked] = []
+
+    def offer(self, result: ReadResult, *, spread: int) -> ReadResult | None:
+        """Add a result; returns the one that it displaces or itself, None while there is room."""
+        ranked = _Ranked((not result.outcome.succeeded, spread), result)
+        if len(self._heap) < self._cap:
+            heapq.heappush(self._heap, ranked)
+            return None
+        if not self._cap:
+            return result
+        return heapq.heappushpop(self._heap, ranked).result
+
+    def drain(self) -> list[ReadResult]:
+        """Return what was kept, and keep it no longer."""
+        kept = [ranked.result for ranked in self._heap]
+        self._heap = []
+        return kept
 
 
 class RequestSpans:
-    """Emits them below a batch's span, at the batch's times: the API tells nothing finer."""
+    """Emits the spans of one batch's requests, as children of the batch's span.
+
+    A span has the batch's start and end, since the API gives no times of a request. With a `cap`
+    below the number of requests, results wait here until `finish`.
+    """
 
     def __init__(
         self,
         tracer: trace.Tracer,
-        batch: BatchFacts,
-        span: trace.Span,
+        batch: BatchInfo,
         parent: otel_context.Context,
         settings: Settings,
         pacer: Pacer,
         shield: Shield,
     ) -> None:
         self.shield = shield
-        self._tracer = tracer
+        """Over each span."""
         self.batch = batch
         """The batch as the API described it last."""
-        self._span = span
+        self._tracer = tracer
         self._parent = parent
+        self._span = trace.get_current_span(parent)
         self._settings = settings
         self._pacer = pacer
+        cap = settings.max_request_spans
+        capped = cap is not None and batch.request_count > cap
+        self._selection = Selection(cap) if cap is not None and capped else None
+        self._sums: defaultdict[tuple[str, str], Sum] = defaultdict(Sum)
+
+    def add(self, result: ReadResult) -> None:
+        """Emit the span of one request, unless the cap has it wait for the others."""
+        if self._selection is None:
+            self._emit(result)
+            return
+        spread = identity.spread(self.batch.id, result.outcome.custom_id)
+        displaced = self._selection.offer(result, spread=spread)
+        if displaced is not None:
+            outcome = displaced.outcome
+            self._sums[outcome.model, outcome.kind].add(outcome.usage, outcome.cost)
+
+    def finish(self) -> None:
+        """All results were added: emit those that waited, and the sums of the others."""
+        if self._selection is not None:
+            for result in self._selection.drain():
+                self._emit(result)
+            for (model, kind), total in sorted(self._sums.items()):
+                self._emit_rollup(model, kind, total)
 
     @shielded
-    def emit(self, request: Request) -> None:
-        """The span of one request."""
-        outcome = request.outcome
+    def _emit(self, result: ReadResult) -> None:
+        outcome = result.outcome
         span_id = identity.request_span_id(self.batch.id, outcome.custom_id)
-        attributes = self._inference(request.model, outcome.kind, outcome.usage, request.cost)
+        attributes = self._inference(outcome.model, outcome.kind, outcome.usage, outcome.cost)
         attributes[semconv.BATCH_CUSTOM_ID] = outcome.custom_id
-        attributes |= request_attributes(request.params)
-        attributes |= response_attributes(outcome)
-        self._capture(request, span_id, attributes)
-        self._span_of(span_id, request.model, attributes, self._failure(outcome))
+        attributes |= _request_attributes(result.params)
+        attributes |= _response_attributes(outcome)
+        self._capture(result, span_id, attributes)
+        self._end_span(span_id, outcome.model, attributes, self._failure(outcome))
 
     @shielded
-    def _capture(self, request: Request, span_id: int, attributes: dict[str, Any]) -> None:
-        """Content, as far as it is asked for; where it cannot be told, the rest is all the same."""
-        settings, outcome, params = self._settings, request.outcome, request.params
+    def _capture(self, result: ReadResult, span_id: int, attributes: Attributes) -> None:
+        """Add the content that was asked for. If this fails, the span goes without content."""
+        settings, outcome, params = self._settings, result.outcome, result.params
         if settings.span_content:
-            attributes |= content.span_content(params, outcome.message, settings.redaction)
+            attributes |= messages.span_content(params, outcome.message, settings.redaction)
         if settings.langsmith_tracing and settings.langsmith_content and self._span.is_recording():
-            content.pending.put(
-                span_id,
-                content.langsmith_inputs(params) if params else None,
-                content.langsmith_outputs(outcome.message) if outcome.message else None,
+            content = Content(
+                messages.langsmith_inputs(params) if params else None,
+                messages.langsmith_outputs(outcome.message) if outcome.message else None,
                 outcome.error_message,
-                content.stop_sequences((params or {}).get("stop_sequences")),
+                messages.stop_sequences((params or {}).get("stop_sequences")),
             )
+            pending_content.put(span_id, content)
 
-    def _failure(self, outcome: Outcome) -> str | None:
-        if outcome.kind == SUCCEEDED:
+    def _failure(self, outcome: ResultOutcome) -> str | None:
+        """The description of a failure's status, None for a success."""
+        if outcome.succeeded:
             return None
-        said = None
+        description = None
         if self._settings.span_content:
-            said = content.error_message(outcome.error_message, self._settings.redaction)
-        return said or outcome.error_type
+            description = messages.error_message(outcome.error_message, self._settings.redaction)
+        return description or outcome.error_type
 
     @shielded
-    def emit_rollup(self, model: str, kind: str, rolled: Sum) -> None:
+    def _emit_rollup(self, model: str, kind: str, total: Sum) -> None:
         """The span of the sum of requests of one model and outcome."""
-        attributes = self._inference(model, kind, rolled.usage, rolled.cost)
-        attributes[semconv.BATCH_ROLLUP] = rolled.count
-        if rolled.cost is not None:
-            # Of one request the parts follow from its usage; of a sum, for its tiers, they do not.
-            attributes |= rolled.cost.to_attributes(semconv.GEN_AI_USAGE_COST)
-        span_id = identity.rollup_span_id(self.batch.id, model, kind)
+        attributes = self._inference(model, kind, total.usage, total.cost)
+        attributes[semconv.BATCH_ROLLUP] = total.count
+        if total.cost is not None:
+            # The parts of one request's cost follow from its usage. Those of a sum do not, since
+            # requests differ in tier.
+            attributes |= total.cost.to_attributes(semconv.GEN_AI_USAGE_COST)
         failure = None
         if kind != SUCCEEDED:
-            failure = f"{rolled.count} requests {kind}"
+            failure = f"{total.count} requests {kind}"
             attributes[semconv.ERROR_TYPE] = kind
-        self._span_of(span_id, model, attributes, failure)
+        self._end_span(
+            identity.rollup_span_id(self.batch.id, model, kind), model, attributes, failure
+        )
 
-    def _inference(
-        self, model: str, kind: str, usage: TokenUsage, cost: Cost | None
-    ) -> dict[str, Any]:
-        legacy = not self._settings.latest_semconv_only
-        return inference_attributes(self.batch.id, model, kind, usage, cost, legacy=legacy)
+    def _inference(self, model: str, kind: str, usage: TokenUsage, cost: Cost | None) -> Attributes:
+        """What spans of requests and of sums share; only an answer has usage and cost."""
+        attributes: Attributes = {
+            semconv.GEN_AI_OPERATION_NAME: "chat",
+            semconv.GEN_AI_PROVIDER_NAME: "anthropic",
+            semconv.BATCH_ID: self.batch.id,
+            semconv.BATCH_OUTCOME: kind,
+        }
+        if model:
+            attributes[semconv.GEN_AI_REQUEST_MODEL] = model
+        if kind == SUCCEEDED or usage:
+            attributes |= usage.to_attributes(legacy=not self._settings.latest_semconv_only)
+            if cost is not None:
+                attributes[semconv.GEN_AI_USAGE_COST] = cost.total_cost
+        return attributes
 
-    def _span_of(
-        self, span_id: int, model: str, attributes: dict[str, Any], failure: str | None
+    def _end_span(
+        self, span_id: int, model: str, attributes: Attributes, failure: str | None
     ) -> None:
         span = start_span(
             self._tracer,
@@ -133,3 +198,34 @@ class RequestSpans:
             span.set_status(Status(StatusCode.ERROR, failure))
         span.end(self.batch.end_ns)
         self._pacer.emitted()
+
+
+_REQUEST_FIELDS = (
+    (semconv.GEN_AI_REQUEST_MODEL, "model"),
+    (semconv.GEN_AI_REQUEST_MAX_TOKENS, "max_tokens"),
+    (semconv.GEN_AI_REQUEST_TEMPERATURE, "temperature"),
+    (semconv.GEN_AI_REQUEST_TOP_K, "top_k"),
+    (semconv.GEN_AI_REQUEST_TOP_P, "top_p"),
+)
+
+
+def _request_attributes(params: Params | None) -> Attributes:
+    """What a request asked for, as far as it is known and no content."""
+    if not params:
+        return {}
+    return {name: params[key] for name, key in _REQUEST_FIELDS if params.get(key) is not None}
+
+
+def _response_attributes(outcome: ResultOutcome) -> Attributes:
+    """What became of a request, without usage and cost."""
+    message: Mapping[str, Any] = outcome.message or {}
+    values = {
+        semconv.ERROR_TYPE: outcome.error_type,
+        semconv.ANTHROPIC_REQUEST_ID: outcome.request_id,
+        semconv.GEN_AI_RESPONSE_ID: as_text(message.get("id")),
+        semconv.GEN_AI_RESPONSE_MODEL: as_text(message.get("model")),
+        semconv.GEN_AI_RESPONSE_FINISH_REASONS: messages.finish_reasons(message),
+        semconv.ANTHROPIC_STOP_REASON: as_text(message.get("stop_reason")),
+        semconv.ANTHROPIC_RESPONSE_SERVICE_TIER: outcome.tier,
+    }
+    return {name: value for name, value in values.items() if value}

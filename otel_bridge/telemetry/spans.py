@@ -76,10 +76,10 @@ def start_span(
 def span_over(
     tracer: Callable[[], trace.Tracer], name: str, attributes: Mapping[str, Any]
 ) -> Iterator[trace.Span]:
-    """A span of the current context over what is done within.
+    """Have a span in the current context over what is done within.
 
-    No fault of telemetry gets out, and a failure within is told by its type alone: its message
-    may quote a request.
+    No fault of telemetry is raised. An error raised within is on the span by its type alone, since
+    its message may quote a request.
     """
     span: trace.Span | None = None
     with contextlib.suppress(Exception):

@@ -1,4 +1,4 @@
-"""The span over a structured run: validation outcomes and totals, under names of its own."""
+"""The span over a structured run: outcomes of validation, and totals under its own names."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from opentelemetry import trace
 from opentelemetry.trace import Status, StatusCode
 
 from otel_bridge import semconv
-from otel_bridge.pricing import Cost
-from otel_bridge.telemetry.attributes import batch_totals
+from otel_bridge.domain.pricing import Cost
+from otel_bridge.domain.usage import TokenUsage
 from otel_bridge.telemetry.spans import span_over
-from otel_bridge.usage import TokenUsage
+from otel_bridge.telemetry.totals import batch_totals
 
 if TYPE_CHECKING:
     from otel_bridge.telemetry.recorder import BatchRecorder
@@ -24,7 +24,7 @@ VALID = "valid"
 
 @dataclass(frozen=True, slots=True)
 class Structured:
-    """What a structured run came to; `outcomes` counts requests by `valid` or why they are not."""
+    """Totals of a structured run; `outcomes` counts requests by `valid` or their failure."""
 
     batch_ids: tuple[str, ...]
     outcomes: Mapping[str, int]
@@ -36,7 +36,10 @@ class Structured:
 def structured_span(
     recorder: BatchRecorder, schema: str, models: tuple[str, ...], request_count: int
 ) -> Iterator[Callable[[Structured], None]]:
-    """A span `batch_structured_output` over what is done within, which tells what it came to."""
+    """Have a span `batch_structured_output` over what is done within.
+
+    Yields a function that takes the run's totals and puts them on the span.
+    """
     attributes: dict[str, Any] = {
         semconv.GEN_AI_PROVIDER_NAME: "anthropic",
         semconv.STRUCTURED_SCHEMA: schema,
@@ -45,10 +48,10 @@ def structured_span(
     if len(models) == 1:
         attributes[semconv.GEN_AI_REQUEST_MODEL] = models[0]
     with span_over(lambda: recorder.tracer, "batch_structured_output", attributes) as span:
-        yield lambda structured: _tell(span, structured)
+        yield lambda structured: _set_totals(span, structured)
 
 
-def _tell(span: trace.Span, structured: Structured) -> None:
+def _set_totals(span: trace.Span, structured: Structured) -> None:
     with contextlib.suppress(Exception):
         span.set_attributes(_totals(structured))
         if not structured.outcomes.get(VALID):

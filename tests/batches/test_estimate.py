@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from otel_bridge import BatchError, ConfigurationError, CostLimitError, RequestsError, Settings
 from otel_bridge.batches.estimating import _spread
-from otel_bridge.pricing import price
-from otel_bridge.usage import TokenUsage
+from otel_bridge.domain.pricing import price
+from otel_bridge.domain.usage import TokenUsage
 
 Make = Callable[[int], list[dict[str, Any]]]
 

@@ -26,7 +26,7 @@ from otel_bridge import (
 )
 from otel_bridge.batches import base, reconciling, submitting
 from otel_bridge.batches.flows import stream
-from otel_bridge.batches.requests import split_requests
+from otel_bridge.domain.requests import split_requests
 from otel_bridge.journal import Journal
 from otel_bridge.simulator.server import _Handler
 

@@ -15,6 +15,7 @@ import pytest
 from otel_bridge import BatchExecutor, BatchHandle
 from otel_bridge.batches.results import BatchResult
 from otel_bridge.batches.retrying import Attempts, may_be_retried
+from otel_bridge.domain.outcome import ResultOutcome
 from otel_bridge.simulator import MessageBatchesServer, OtlpCapture
 from otel_bridge.simulator.answers import result_of
 from otel_bridge.telemetry import Attempt
@@ -251,7 +252,8 @@ async def test_the_async_twin_does_the_same(service: Any, make_requests: Make) -
 
 def test_what_may_be_retried() -> None:
     def of(result: dict[str, Any]) -> BatchResult:
-        return BatchResult({"custom_id": "a", "result": result}, b"")
+        line = {"custom_id": "a", "result": result}
+        return BatchResult(ResultOutcome.from_line(line), line, b"")
 
     for kind in ("overloaded_error", "api_error", "rate_limit_error", "timeout_error"):
         assert may_be_retried(of(errored(kind)))
@@ -270,7 +272,7 @@ def test_what_may_be_retried() -> None:
 
 def test_a_stranger_is_never_submitted() -> None:
     attempts = Attempts([], 3)
-    assert attempts.settles(BatchResult({"custom_id": "b", "result": {"type": "expired"}}, b""))
+    assert attempts.settles(BatchResult(ResultOutcome("b", "expired"), {}, b""))
     assert attempts.begin() == []
 
 

@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from otel_bridge import BatchHandle, PartialSubmissionError, RequestsError
-from otel_bridge.batches import read_requests
 from otel_bridge.cli import commands
+from otel_bridge.cli.options import read_requests
 from otel_bridge.simulator import LangSmithCapture, MessageBatchesServer, OtlpCapture
 
 Make = Callable[[int], list[dict[str, Any]]]

@@ -15,9 +15,9 @@ from pyarrow import parquet
 
 from otel_bridge.cli import charts
 from otel_bridge.cli.report import Report, dollars
-from otel_bridge.pricing import at_list_price, price, without_cache
+from otel_bridge.domain.pricing import at_list_price, price, without_cache
+from otel_bridge.domain.usage import TokenUsage
 from otel_bridge.simulator import MessageBatchesServer
-from otel_bridge.usage import TokenUsage
 
 Make = Callable[[int], list[dict[str, Any]]]
 COUNTS = st.integers(0, 100_000)

@@ -12,8 +12,9 @@ import langsmith
 import pytest
 from anthropic.types import Message
 
-from otel_bridge import content
-from otel_bridge.usage import TokenUsage
+from otel_bridge._core.pending_content import Content, ContentStore
+from otel_bridge.domain import messages
+from otel_bridge.domain.usage import TokenUsage
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # the package's own, on import
@@ -127,19 +128,19 @@ def test_runs_have_the_wrappers_inputs_and_outputs(
     services: str, params: Json, answer: Json
 ) -> None:
     run = wrapped(services, params, answer)
-    outputs = content.langsmith_outputs(answer)
+    outputs = messages.langsmith_outputs(answer)
     outputs["usage_metadata"] = TokenUsage.from_api(answer["usage"]).to_usage_metadata()
-    assert without_nulls(content.langsmith_inputs(params)) == without_nulls(run["inputs"])
+    assert without_nulls(messages.langsmith_inputs(params)) == without_nulls(run["inputs"])
     assert without_nulls(outputs) == without_nulls(run["outputs"])
     assert (outputs["content"] is None) == (run["outputs"]["content"] is None)
 
 
 def test_credentials_of_mcp_servers_stay_here() -> None:
     params = request(mcp_servers=[SERVER])
-    inputs = content.langsmith_inputs(params)
+    inputs = messages.langsmith_inputs(params)
     assert inputs["mcp_servers"] == [SERVER | {"authorization_token": "[SECRET_DETECTED]"}]
     assert params["mcp_servers"] == [SERVER]
-    assert "hunter2" not in json.dumps(content.span_content(params, None))
+    assert "hunter2" not in json.dumps(messages.span_content(params, None))
 
 
 PARTS: dict[str, tuple[Json, Json]] = {
@@ -175,7 +176,7 @@ PARTS: dict[str, tuple[Json, Json]] = {
 @pytest.mark.parametrize(("block", "part"), PARTS.values(), ids=PARTS)
 def test_blocks_become_the_conventions_parts(block: Json, part: Json) -> None:
     params = request(system=[block], messages=[{"role": "user", "content": [block]}])
-    spoken = content.span_content(params, message(block))
+    spoken = messages.span_content(params, message(block))
     assert {name: json.loads(text) for name, text in spoken.items()} == {
         "gen_ai.input.messages": [{"role": "user", "parts": [part]}],
         "gen_ai.system_instructions": [part],
@@ -185,13 +186,13 @@ def test_blocks_become_the_conventions_parts(block: Json, part: Json) -> None:
 
 def test_string_content_is_a_text_part_and_roles_are_kept() -> None:
     params = request(system="Be brief.", messages=[HI, {"role": "assistant", "content": "Yes"}])
-    spoken = content.span_content(params, None)
+    spoken = messages.span_content(params, None)
     assert json.loads(spoken["gen_ai.input.messages"]) == [
         {"role": "user", "parts": [{"type": "text", "content": "Hi."}]},
         {"role": "assistant", "parts": [{"type": "text", "content": "Yes"}]},
     ]
     assert spoken["gen_ai.system_instructions"] == '[{"type":"text","content":"Be brief."}]'
-    assert content.span_content(None, None) == {}
+    assert messages.span_content(None, None) == {}
 
 
 REASONS = {
@@ -208,21 +209,21 @@ REASONS = {
 @pytest.mark.parametrize("stop", REASONS)
 def test_stop_reasons_become_the_conventions_finish_reasons(stop: str) -> None:
     answer = message(stop_reason=stop)
-    assert content.finish_reasons(answer) == [REASONS[stop]]
-    (spoken,) = content.output_messages(answer)
+    assert messages.finish_reasons(answer) == [REASONS[stop]]
+    (spoken,) = messages.output_messages(answer)
     assert spoken["finish_reason"] == REASONS[stop]
-    assert content.finish_reasons({"stop_reason": None}) == []
+    assert messages.finish_reasons({"stop_reason": None}) == []
 
 
 def test_span_content_reads_back_as_a_runs_inputs_and_outputs() -> None:
-    attributes = content.span_content(request(system="Be brief."), message(TEXT))
-    assert content.langsmith_inputs_from_attributes(attributes) == {
+    attributes = messages.span_content(request(system="Be brief."), message(TEXT))
+    assert messages.langsmith_inputs_from_attributes(attributes) == {
         "messages": [
             {"role": "system", "content": [{"type": "text", "content": "Be brief."}]},
             {"role": "user", "content": [{"type": "text", "content": "Hi."}]},
         ]
     }
-    assert content.langsmith_outputs_from_attributes(attributes) == {
+    assert messages.langsmith_outputs_from_attributes(attributes) == {
         "messages": [{"role": "assistant", "content": [{"type": "text", "content": "Hello."}]}]
     }
 
@@ -230,20 +231,20 @@ def test_span_content_reads_back_as_a_runs_inputs_and_outputs() -> None:
 @pytest.mark.parametrize("text", [None, 5, "", "{", "5", "{}", "[]", "[5]"])
 def test_foreign_content_that_is_no_message_list_is_left_out(text: Any) -> None:
     attributes = {"gen_ai.input.messages": text, "gen_ai.output.messages": text}
-    assert content.langsmith_inputs_from_attributes(attributes) is None
-    assert content.langsmith_outputs_from_attributes(attributes) is None
+    assert messages.langsmith_inputs_from_attributes(attributes) is None
+    assert messages.langsmith_outputs_from_attributes(attributes) is None
 
 
 def test_stored_content_is_given_once() -> None:
-    store = content.ContentStore()
-    store.put(1, {"a": 1}, None)
-    assert store.take(1) == content.Content({"a": 1}, None)
-    assert store.take(1) is None
+    store = ContentStore()
+    store.put(1, Content({"a": 1}, None))
+    assert store.pop(1) == Content({"a": 1}, None)
+    assert store.pop(1) is None
 
 
 def test_the_store_lets_the_oldest_go() -> None:
-    store = content.ContentStore(size=3)
+    store = ContentStore(size=3)
     for span_id in range(5):
-        store.put(span_id, {"n": span_id}, None)
-    kept = [store.take(span_id) for span_id in range(5)]
+        store.put(span_id, Content({"n": span_id}, None))
+    kept = [store.pop(span_id) for span_id in range(5)]
     assert [entry and entry.inputs for entry in kept] == [None, None, {"n": 2}, {"n": 3}, {"n": 4}]

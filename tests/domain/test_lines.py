@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -12,9 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from otel_bridge import BatchResult, semconv
-from otel_bridge.telemetry import OUTCOMES, UNKNOWN, Lines, Pass, Tally
-from otel_bridge.telemetry.batch import Outcome
+from otel_bridge import BatchResult, Cost, TokenUsage, semconv
+from otel_bridge.domain import outcome as outcomes_of
+from otel_bridge.domain import pricing
+from otel_bridge.domain.batch import OUTCOMES, UNKNOWN, BatchInfo
+from otel_bridge.domain.reader import LineBuffer, ReadPass, ResultTracker
 
 Make = Callable[[int], list[dict[str, Any]]]
 MODEL = "claude-haiku-4-5-20251001"
@@ -91,6 +94,37 @@ def read_everything(results: list[BatchResult], lines: list[Any]) -> None:
         assert told[0] in (*OUTCOMES, UNKNOWN, "paused")
         assert result.to_sdk() is not None
         assert isinstance(result.to_dict(), dict)
+
+
+def test_a_result_is_priced_once(
+    service: Any, make_requests: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    priced: list[str] = []
+
+    def price(usage: TokenUsage, model: str, **more: Any) -> Cost | None:
+        priced.append(model)
+        return pricing.price(usage, model, **more)
+
+    monkeypatch.setattr(outcomes_of, "price", price)
+    results = service.executor(max_request_spans=None).run(make_requests(40))
+    answered = [result for result in results.values() if result.succeeded]
+    assert all(result.cost for result in answered)
+    assert len(priced) == len(answered)
+
+
+def test_no_result_is_lost_where_prices_cannot_be_had(
+    service: Any, make_requests: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError
+
+    pricing._rates.cache_clear()
+    monkeypatch.setattr(pricing, "calc_price", broken)
+    results = service.executor().run(make_requests(40))
+    pricing._rates.cache_clear()
+    assert len(results) == 40
+    assert {result.cost for result in results.succeeded.values()} == {None}
+    assert {result.cost for result in results.failed.values()} == {Cost()}
 
 
 @pytest.mark.parametrize("cut", [False, True])
@@ -205,33 +239,36 @@ results = json_values | st.fixed_dictionaries(
 @given(json_values | st.fixed_dictionaries({"custom_id": json_values, "result": results}))
 def test_any_json_is_one_outcome(value: Any) -> None:
     raw = json.dumps(value).encode()
-    tally = Tally(3, ["expected"])
-    first = Pass(tally)
-    line = first.take(raw)
-    assert line is not None
-    assert line.custom_id
-    assert line.before == 0
-    outcome = Outcome.from_line(line.value)
+    now = datetime.now(UTC)
+    batch = BatchInfo("batch", "ended", now, now, None, {"succeeded": 3})
+    tracker = ResultTracker(batch, {"expected": {"model": MODEL}})
+    first = ReadPass(tracker)
+    read = first.parse(raw)
+    assert read is not None
+    assert read.earlier_pass == 0
+    outcome = read.outcome
     assert outcome.kind in (*OUTCOMES, UNKNOWN)
     assert {outcome.kind: 1}  # it can be counted
     assert (outcome.error_type is None) == (outcome.kind == "succeeded")
-    result = BatchResult(line.value, raw)
-    assert result.custom_id == outcome.custom_id == line.custom_id
+    result = BatchResult(outcome, read.line, raw)
+    assert result.custom_id == outcome.custom_id == read.line["custom_id"]
+    assert result.custom_id
     assert result.succeeded == (outcome.kind == "succeeded") == (result.message is not None)
     assert result.usage == outcome.usage
+    assert result.error_message == outcome.error_message
     assert 0 <= outcome.usage.total_tokens < 2**63
     if result.type in OUTCOMES:
         assert result.type == outcome.kind
     assert result.cost is None or result.cost.total_cost >= 0
     result.to_sdk()
     repr(result.error)
-    again = Pass(tally).take(raw)
+    again = ReadPass(tracker).parse(raw)
     assert again is not None
-    assert (again.custom_id, again.before) == (line.custom_id, first.number)
+    assert (again.outcome, again.earlier_pass) == (outcome, first.number)
 
 
 @given(st.lists(st.text("ab\n").map(str.encode)))
 def test_lines_are_the_same_however_they_are_cut_into_chunks(chunks: list[bytes]) -> None:
-    lines = Lines()
-    whole = [line for chunk in chunks for line in lines.take(chunk)]
-    assert [*whole, lines.rest()] == b"".join(chunks).split(b"\n")
+    buffer = LineBuffer()
+    lines = [line for chunk in chunks for line in buffer.feed(chunk)]
+    assert [*lines, buffer.rest()] == b"".join(chunks).split(b"\n")

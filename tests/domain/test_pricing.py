@@ -10,8 +10,8 @@ from genai_prices.data_snapshot import get_snapshot
 from hypothesis import given
 from hypothesis import strategies as st
 
-from otel_bridge.pricing import Cost, price
-from otel_bridge.usage import TokenUsage
+from otel_bridge.domain.pricing import Cost, price
+from otel_bridge.domain.usage import TokenUsage
 
 (ANTHROPIC,) = (provider for provider in get_snapshot().providers if provider.id == "anthropic")
 MODELS = [model.id for model in ANTHROPIC.models] + [
@@ -188,7 +188,7 @@ def test_searches_have_no_discount(count: int, model: str) -> None:
 
 def test_an_unknown_model_has_no_cost_and_one_warning(caplog: pytest.LogCaptureFixture) -> None:
     usage = TokenUsage(input_tokens=1)
-    with caplog.at_level(logging.WARNING, "otel_bridge.pricing"):
+    with caplog.at_level(logging.WARNING, "otel_bridge.domain.pricing"):
         for day in range(1, 29):
             at = datetime(2026, 11, day, tzinfo=UTC)
             for tier in ("batch", "standard"):

@@ -16,7 +16,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from otel_bridge import semconv
-from otel_bridge.usage import TokenUsage
+from otel_bridge.domain.usage import TokenUsage
 
 COUNTS = st.integers(min_value=0, max_value=10**9)
 JUNK = st.one_of(

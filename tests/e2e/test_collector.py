@@ -14,9 +14,9 @@ from opentelemetry.trace import StatusCode
 from support.programs import Collector, ask_otelcol, eventually, needs_otelcol
 
 from otel_bridge import BatchExecutor, semconv
+from otel_bridge.domain.usage import TokenUsage
 from otel_bridge.langsmith.dialects import may_be_content
 from otel_bridge.simulator import LangSmithCapture, MessageBatchesServer, OtlpCapture
-from otel_bridge.usage import TokenUsage
 
 pytestmark = needs_otelcol
 

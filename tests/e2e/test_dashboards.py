@@ -26,8 +26,8 @@ from support.programs import (
     needs_prometheus,
 )
 
+from otel_bridge.domain.usage import TokenUsage
 from otel_bridge.simulator import LangSmithCapture, OtlpCapture
-from otel_bridge.usage import TokenUsage
 
 DASHBOARDS = sorted((CONFIGS / "grafana" / "dashboards").glob("*.json"))
 RULES = CONFIGS / "prometheus" / "rules.yaml"

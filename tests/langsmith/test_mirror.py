@@ -11,8 +11,9 @@ import pytest
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 
-from otel_bridge import LangSmithSpanProcessor, Settings, content, identity
+from otel_bridge import LangSmithSpanProcessor, Settings, identity
 from otel_bridge._core import shield
+from otel_bridge._core.pending_content import pending_content
 from otel_bridge.langsmith import LangSmithPropagator, mirror
 
 Make = Callable[[int], list[dict[str, Any]]]
@@ -276,7 +277,7 @@ def test_sampling_keeps_or_drops_whole_traces(service: Any, make_requests: Make)
 def test_no_content_stays_behind(service: Any, make_requests: Make, rate: float) -> None:
     executor = service.executor(langsmith_content=True, langsmith_sampling_rate=rate)
     executor.run(make_requests(5))
-    assert not content.pending._contents
+    assert not pending_content._contents
 
 
 @pytest.mark.parametrize(

@@ -16,13 +16,13 @@ from opentelemetry.sdk.trace import TracerProvider
 from urllib3 import Retry
 
 from otel_bridge import BatchExecutor, LangSmithSpanProcessor, Settings, semconv
+from otel_bridge.domain.batch import BatchInfo
+from otel_bridge.domain.pricing import price
+from otel_bridge.domain.usage import TokenUsage
 from otel_bridge.langsmith import Delivery
 from otel_bridge.langsmith.metrics import observe
-from otel_bridge.pricing import price
 from otel_bridge.simulator import LangSmithCapture, MessageBatchesServer
-from otel_bridge.telemetry import BatchFacts
-from otel_bridge.telemetry.losses import losses
-from otel_bridge.usage import TokenUsage
+from otel_bridge.telemetry.backpressure import export_errors
 
 Make = Callable[[int], list[dict[str, Any]]]
 
@@ -71,7 +71,7 @@ def test_a_batch_that_is_waited_for_shows_its_age_and_its_expiry(
     meters = MeterProvider([reader])
     seen: list[dict[str, Any]] = []
 
-    def look(batch: BatchFacts) -> None:
+    def look(batch: BatchInfo) -> None:
         seen.append({name: points(reader, name) for name in WAITING})
         if len(seen) == 3:
             api.end(batch.id)
@@ -185,7 +185,7 @@ def test_spans_that_opentelemetry_says_it_lost_are_counted(
         settings=service.settings(langsmith_tracing=False),
     )
     executor.submit(make_requests(1))
-    before = losses.spans
+    before = export_errors.spans
     assert points(reader, semconv.METRIC_SPANS_DROPPED) == {"None": before}
     complaint = logging.LogRecord(
         "opentelemetry.sdk._shared_internal",
@@ -196,6 +196,6 @@ def test_spans_that_opentelemetry_says_it_lost_are_counted(
         (),
         None,
     )
-    losses.note(complaint)
+    export_errors.count(complaint)
     assert points(reader, semconv.METRIC_SPANS_DROPPED) == {"None": before + 1}
     meters.shutdown()

@@ -12,7 +12,7 @@ import pytest
 
 from otel_bridge import semconv
 from otel_bridge.simulator import CapturedSpan
-from otel_bridge.telemetry.pacing import Pacer
+from otel_bridge.telemetry.backpressure import Pacer
 
 SPAN_TOKENS = {
     "input_tokens+": semconv.GEN_AI_USAGE_INPUT_TOKENS,

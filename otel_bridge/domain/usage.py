@@ -103,7 +103,7 @@ class TokenUsage:
         )
 
     def to_attributes(self, *, legacy: bool = True) -> dict[str, int]:
-        """Span attributes of the GenAI conventions, with the SDK's own names where they lack one.
+        """Span attributes of the GenAI conventions, with the SDK's own names where those have none.
 
         `legacy` adds the former name of cache writes. Parts that are 0 are left out, since each
         attribute of a span takes time and space in every backend.

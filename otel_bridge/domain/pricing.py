@@ -16,7 +16,7 @@ from genai_prices.types import TieredPrices
 
 from otel_bridge import semconv
 from otel_bridge._core.json import as_number
-from otel_bridge.usage import TokenUsage
+from otel_bridge.domain.usage import TokenUsage
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ class Cost:
 
     @property
     def total_cost(self) -> float:
-        """What the request cost."""
+        """The cost of the request."""
         return self.input_cost + self.output_cost
 
     def __add__(self, other: Cost) -> Cost:
@@ -69,8 +69,8 @@ class Cost:
 
     def to_attributes(self, total_name: str) -> dict[str, float]:
         """Span attributes: the total under its name, and each part that is not 0 beside it."""
-        told = zip(PART_NAMES, parts(self), strict=True)
-        return {total_name: self.total_cost, **{name: value for name, value in told if value}}
+        by_name = zip(PART_NAMES, parts(self), strict=True)
+        return {total_name: self.total_cost, **{name: value for name, value in by_name if value}}
 
     @classmethod
     def from_attributes(cls, attributes: Mapping[str, Any], total_name: str) -> Cost | None:
@@ -189,18 +189,18 @@ def _rates(model: str, day: date, batch: bool) -> tuple[_Rates, ...]:
             provider_id="anthropic",
             genai_request_timestamp=datetime.combine(day, time(12), UTC),
         ).model_price
-    except LookupError:
-        listed = None
-    if listed is None or listed.input_mtok is None or listed.output_mtok is None:
+        if listed.input_mtok is None or listed.output_mtok is None:
+            raise LookupError(model)  # noqa: TRY301 - as where the model is not listed at all
+        starts = {0} | {
+            tier.start
+            for value in vars(listed).values()
+            if isinstance(value, TieredPrices)
+            for tier in value.tiers
+        }
+        return tuple(_rates_above(listed, start, batch) for start in sorted(starts, reverse=True))
+    except Exception:  # noqa: BLE001 - results are priced before they are given: none may be lost
         _warn_once(model)
         return ()
-    starts = {0} | {
-        tier.start
-        for value in vars(listed).values()
-        if isinstance(value, TieredPrices)
-        for tier in value.tiers
-    }
-    return tuple(_rates_above(listed, start, batch) for start in sorted(starts, reverse=True))
 
 
 def _rates_above(listed: Any, start: int, batch: bool) -> _Rates:

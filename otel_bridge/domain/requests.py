@@ -1,17 +1,15 @@
-"""Requests of a batch: checked whole, by the rules the API documents, before anything is sent."""
+"""Requests of a batch, checked by the rules that the API documents before anything is sent."""
 
 from __future__ import annotations
 
 import codecs
 import re
-import sys
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 import orjson
 
-from otel_bridge import content
+from otel_bridge.domain.messages import dumps
 from otel_bridge.errors import RequestsError
 
 MAX_REQUESTS = 100_000
@@ -58,25 +56,25 @@ def models_of(requests: Iterable[Request]) -> tuple[str, ...]:
 def split_requests(
     requests: Iterable[Request], *, max_requests: int = MAX_REQUESTS, max_bytes: int = MAX_BYTES
 ) -> list[list[Request]]:
-    """The requests in as few parts, in order, as one batch each may take.
+    """Split requests, in order, into as few lists as there must be batches.
 
     Raises RequestsError for a request that is too large for any batch.
     """
-    parts: list[list[Request]] = []
+    batches: list[list[Request]] = []
     room = 0
     for request in requests:
-        size = len(content.dumps(request)) + 1
+        size = len(dumps(request)) + 1
         if size > max_bytes - _ENVELOPE_BYTES:
             raise RequestsError(
                 f"the request {request['custom_id']!r} has {size:,} bytes, more than the "
                 f"{max_bytes:,} of a whole batch; shorten it"
             )
-        if not parts or len(parts[-1]) == max_requests or size > room:
-            parts.append([])
+        if not batches or len(batches[-1]) == max_requests or size > room:
+            batches.append([])
             room = max_bytes - _ENVELOPE_BYTES
-        parts[-1].append(request)
+        batches[-1].append(request)
         room -= size
-    return parts
+    return batches
 
 
 def _check(request: Any, place: str) -> str:
@@ -100,16 +98,11 @@ def _check(request: Any, place: str) -> str:
     return custom_id
 
 
-def read_requests(path: str) -> list[Request]:
-    """Read and check a JSONL file of requests; `-` is stdin. Blank lines are skipped.
+def parse_requests(data: bytes, name: str) -> list[Request]:
+    """Decode and check requests in JSONL; blank lines are skipped.
 
-    Raises RequestsError naming file and line; nothing was sent then.
+    Raises RequestsError that names the line in `name`, and the fix.
     """
-    name = "stdin" if path == "-" else path
-    try:
-        data = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
-    except OSError as error:
-        raise RequestsError(f"{name}: cannot be read ({error.strerror}); check the path") from error
     requests: list[Request] = []
     places: list[str] = []
     for number, line in enumerate(data.removeprefix(codecs.BOM_UTF8).splitlines(), 1):

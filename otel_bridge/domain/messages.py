@@ -1,18 +1,14 @@
-"""Prompts and answers in the GenAI conventions' form and in LangSmith's."""
+"""The shapes of prompts and answers: the GenAI conventions' and LangSmith's."""
 
 from __future__ import annotations
 
 import json
-import threading
-from collections import OrderedDict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import orjson
 
 from otel_bridge import semconv
-from otel_bridge._core.lifecycle import renew_after_fork
 from otel_bridge._core.redaction import Hook
 
 Json = dict[str, Any]
@@ -141,35 +137,35 @@ def span_content(
     message: Mapping[str, Any] | None,
     redaction: Hook | None = None,
 ) -> dict[str, Any]:
-    """The content attributes of a span, messages as JSON, as far as they may be told."""
+    """The content attributes of a span, messages as JSON, without what `redaction` withholds."""
     known = {
         semconv.GEN_AI_INPUT_MESSAGES: input_messages(params) if params else None,
         semconv.GEN_AI_SYSTEM_INSTRUCTIONS: system_instructions(params) if params else None,
         semconv.GEN_AI_OUTPUT_MESSAGES: output_messages(message) if message else None,
     }
-    told: dict[str, Any] = {
+    shown: dict[str, Any] = {
         name: _dumps(value) for name, value in known.items() if value is not None
     }
     if redaction is not None:
         # The hook gets a copy: what it changes must not change the caller's request.
-        redacted = {name: redaction(orjson.loads(text)) for name, text in told.items()}
-        told = {name: _dumps(value) for name, value in redacted.items() if value is not None}
+        redacted = {name: redaction(orjson.loads(text)) for name, text in shown.items()}
+        shown = {name: _dumps(value) for name, value in redacted.items() if value is not None}
     stops = stop_sequences((params or {}).get("stop_sequences"), redaction)
-    return told | {semconv.GEN_AI_REQUEST_STOP_SEQUENCES: stops} if stops else told
+    return shown | {semconv.GEN_AI_REQUEST_STOP_SEQUENCES: stops} if stops else shown
 
 
 def stop_sequences(value: Any, redaction: Hook | None = None) -> list[str]:
-    """A request's stop sequences as far as they may be told: they are words of it."""
-    told = list(value) if isinstance(value, (list, tuple)) else []
-    if told and redaction is not None:
-        told = redaction(told)
-    return [each for each in told if isinstance(each, str)] if isinstance(told, list) else []
+    """A request's stop sequences, without what `redaction` withholds: they are content."""
+    shown = list(value) if isinstance(value, (list, tuple)) else []
+    if shown and redaction is not None:
+        shown = redaction(shown)
+    return [each for each in shown if isinstance(each, str)] if isinstance(shown, list) else []
 
 
 def error_message(value: str | None, redaction: Hook | None = None) -> str | None:
-    """What was said of a failure as far as it may be told: it may quote the request."""
-    told = redaction(value) if value and redaction is not None else value
-    return told if isinstance(told, str) and told else None
+    """The message of a failure, None where `redaction` withholds it: it may quote the request."""
+    shown = redaction(value) if value and redaction is not None else value
+    return shown if isinstance(shown, str) and shown else None
 
 
 def langsmith_inputs(params: Mapping[str, Any]) -> Json:
@@ -250,49 +246,3 @@ def _loads(text: Any) -> Any:
         return orjson.loads(text)
     except orjson.JSONDecodeError:
         return None
-
-
-@dataclass(frozen=True, slots=True)
-class Content:
-    """Inputs and outputs of one run, what was said of its failure, and its stop sequences."""
-
-    inputs: Json | None
-    outputs: Json | None
-    error: str | None = None
-    stops: list[str] | None = None
-
-
-class ContentStore:
-    """Content that only LangSmith may see, beside the spans; bounded, the oldest goes first."""
-
-    def __init__(self, size: int = 20_000) -> None:
-        self._contents: OrderedDict[int, Content] = OrderedDict()
-        self._size = size
-        self.after_fork()
-        renew_after_fork(self)
-
-    def after_fork(self) -> None:
-        """A lock that a thread held while its process forked would be held for ever."""
-        self._lock = threading.Lock()
-
-    def put(
-        self,
-        span_id: int,
-        inputs: Json | None,
-        outputs: Json | None,
-        error: str | None = None,
-        stops: list[str] | None = None,
-    ) -> None:
-        """Keep content until the mirror takes it."""
-        with self._lock:
-            self._contents[span_id] = Content(inputs, outputs, error, stops)
-            if len(self._contents) > self._size:
-                self._contents.popitem(last=False)
-
-    def take(self, span_id: int) -> Content | None:
-        """Give content out, once."""
-        with self._lock:
-            return self._contents.pop(span_id, None)
-
-
-pending = ContentStore()
