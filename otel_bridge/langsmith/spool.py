@@ -59,13 +59,10 @@ class Spool:
     the same destination.
     """
 
-    def __init__(
-        self, state_dir: Path | None, destination: Destination, limit: int = DISK_BYTES
-    ) -> None:
+    def __init__(self, state_dir: Path | None, destination: Destination) -> None:
         self._root = state_dir / "spool" if state_dir else None
         self._owner = ProcessLock(state_dir) if state_dir else None
         self._destination = destination
-        self._limit = limit
         self._taken, self._measured = 0, -math.inf
         self._entries: list[_Entry] = []
         self._said: set[str] = set()
@@ -249,7 +246,7 @@ class Spool:
         now, needed = time.monotonic(), size * 4 // 3
         if now - self._measured > _MEASURED_EVERY:  # to look at all files takes milliseconds
             self._measured, self._taken = now, self.size
-        if self._taken + needed <= self._limit:
+        if self._taken + needed <= DISK_BYTES:
             self._taken += needed
             return True
         self._measured = -math.inf

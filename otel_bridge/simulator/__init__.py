@@ -4,12 +4,14 @@ For the demo and for tests. The servers speak the real protocols and refuse what
 refuse, as far as it is documented or was observed.
 """
 
+from otel_bridge.simulator.answers import Responder
 from otel_bridge.simulator.api import MessageBatchesServer
 from otel_bridge.simulator.langsmith import LangSmithCapture
 from otel_bridge.simulator.otlp import CapturedSpan, MetricPoint, OtlpCapture
-from otel_bridge.simulator.server import LoopbackServer, Request, Response
+from otel_bridge.simulator.server import Action, LoopbackServer, Request, Response
 
 __all__ = [
+    "Action",
     "CapturedSpan",
     "LangSmithCapture",
     "LoopbackServer",
@@ -17,5 +19,6 @@ __all__ = [
     "MetricPoint",
     "OtlpCapture",
     "Request",
+    "Responder",
     "Response",
 ]

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pyarrow import parquet
+from support import Command, Instrument, MakeRequests, Service
 
 from otel_bridge import BatchResult, semconv
 from otel_bridge.telemetry import OUTCOMES, UNKNOWN, Lines, Pass, Tally
 from otel_bridge.telemetry.batch import Outcome
 
-Make = Callable[[int], list[dict[str, Any]]]
 MODEL = "claude-haiku-4-5-20251001"
 
 
@@ -63,7 +62,7 @@ COUNT = len(STRANGE) + len(NAMELESS)
 CONTENT = {"span_content": True, "langsmith_content": True, "max_request_spans": None}
 
 
-def all_are_told(service: Any, outcomes: Counter[str]) -> None:
+def all_are_told(service: Service, outcomes: Counter[str]) -> None:
     service.flush()
     spans = [s for s in service.otlp.unique_spans() if s.name.startswith("chat")]
     assert Counter(span.attributes[semconv.BATCH_OUTCOME] for span in spans) == outcomes
@@ -94,7 +93,9 @@ def read_everything(results: list[BatchResult], lines: list[Any]) -> None:
 
 
 @pytest.mark.parametrize("cut", [False, True])
-def test_malformed_lines_are_given_and_told(service: Any, make_requests: Make, cut: bool) -> None:
+def test_malformed_lines_are_given_and_told(
+    service: Service, make_requests: MakeRequests, cut: bool
+) -> None:
     requests = make_requests(COUNT)
     lines, outcomes = strange(requests)
     executor = service.executor(**CONTENT)
@@ -106,19 +107,21 @@ def test_malformed_lines_are_given_and_told(service: Any, make_requests: Make, c
     all_are_told(service, outcomes)
 
 
-async def test_the_async_twin_gives_and_tells_them_too(service: Any, make_requests: Make) -> None:
+async def test_the_async_twin_gives_and_tells_them_too(
+    service: Service, make_requests: MakeRequests
+) -> None:
     requests = make_requests(COUNT)
     lines, outcomes = strange(requests)
     executor = service.async_executor(**CONTENT)
     (handle,) = await executor.submit(requests)
     service.api.replace_results(handle.id, lines)
     read_everything([result async for result in executor.collect(handle)], lines)
-    await executor.api._polling.close()
+    await service.aclose()
     all_are_told(service, outcomes)
 
 
 def test_malformed_lines_that_other_code_reads_are_told(
-    service: Any, make_requests: Make, instrument: Callable[..., None]
+    service: Service, make_requests: MakeRequests, instrument: Instrument
 ) -> None:
     requests = make_requests(COUNT)
     lines, outcomes = strange(requests)
@@ -132,7 +135,7 @@ def test_malformed_lines_that_other_code_reads_are_told(
 
 @pytest.mark.parametrize("name", ["out.jsonl", "out.parquet"])
 def test_the_command_writes_malformed_lines(
-    bridge: Any, make_requests: Make, api: Any, name: str
+    bridge: Command, make_requests: MakeRequests, api: Any, name: str
 ) -> None:
     requests = make_requests(COUNT)
     lines, outcomes = strange(requests)
@@ -152,7 +155,7 @@ def test_the_command_writes_malformed_lines(
 
 @pytest.mark.parametrize("method", ["native", "tool"])
 def test_malformed_lines_are_failures_of_structured_runs(
-    service: Any, make_requests: Make, method: str
+    service: Service, make_requests: MakeRequests, method: Literal["native", "tool"]
 ) -> None:
     requests = make_requests(len(STRANGE))
     results = dict(zip([each["custom_id"] for each in requests], STRANGE, strict=True))
@@ -160,7 +163,7 @@ def test_malformed_lines_are_failures_of_structured_runs(
     def respond(request: Any, _: object) -> Any:
         return results[request["custom_id"]][0]
 
-    service.api._responder = respond
+    service.api.responder = respond
     empty = {"type": "object", "properties": {}}
     scored = service.executor().run_structured(
         empty, requests, model=MODEL, max_tokens=5, method=method

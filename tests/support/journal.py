@@ -1,0 +1,24 @@
+"""What a journal has of submissions that no batch is known of."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from otel_bridge.batches import submitting
+from otel_bridge.journal import Journal, Submission
+
+
+def intend(journal: Journal, requests: list[Any], *, awaited: bool = False) -> None:
+    """Write what a process writes before it creates a batch of the requests."""
+    planned = [submitting._part(requests)]  # noqa: SLF001 - a submission that breaks off here
+    journal.intend(_fingerprint(requests), planned, {}, awaited=awaited)
+
+
+def unfinished(state: Path, requests: list[Any], *, awaited: bool = False) -> list[Submission]:
+    """Submissions of the requests that broke off."""
+    return Journal(state).unfinished(_fingerprint(requests), awaited=awaited)
+
+
+def _fingerprint(requests: list[Any]) -> str:
+    return submitting._fingerprint([requests])  # noqa: SLF001 - it names the submission
