@@ -20,6 +20,8 @@ PAGES = sorted((ROOT / "docs").glob("*.md"))
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 KINDS = {"sh", "python"}
 SAVE = "# save: "
+WITHOUT_BATCHES = {"README", "testing", "troubleshooting"}
+"""Pages that run none, or none against the servers of these tests."""
 
 BASH = shutil.which("bash") or ""
 needs_bash = pytest.mark.skipif(not BASH, reason="apt-get install bash")
@@ -72,7 +74,7 @@ def test_the_snippets_of_a_page_run(
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert "Traceback" not in ran.stderr, ran.stderr
     assert langsmith.refusals == otlp.refusals == []
-    assert bool(api.batch_ids) == (page.stem not in ("README", "troubleshooting"))
+    assert bool(api.batch_ids) == (page.stem not in WITHOUT_BATCHES)
 
 
 def runs_by_name(langsmith: LangSmithCapture) -> dict[str, list[dict[str, Any]]]:
