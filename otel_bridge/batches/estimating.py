@@ -92,7 +92,7 @@ def estimate(
     for model, group in sorted(by_model.items()):
         group.sort(key=lambda each: each.size)
         share = None if sample is None else max(1, round(sample * len(group) / len(requests)))
-        chosen = range(len(group)) if share is None else _spread(len(group), share)
+        chosen = range(len(group)) if share is None else spread(len(group), share)
         counts = yield from _counted(api, [group[index].params for index in chosen])
         known = dict(zip(chosen, counts, strict=True))
         ratios = [count / group[index].size for index, count in known.items()]
@@ -152,7 +152,7 @@ class _Sum:
         )
 
 
-def _spread(count: int, chosen: int) -> list[int]:
+def spread(count: int, chosen: int) -> list[int]:
     """At most `chosen` of the indices below `count`, evenly, with both ends."""
     if chosen >= count:
         return list(range(count))

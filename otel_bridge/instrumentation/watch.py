@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_BATCHES = 2_000
-_REQUESTS = 200_000
+MAX_BATCHES = 2_000
+MAX_REQUESTS = 200_000
 _SHORT_READS = 3
 
 
@@ -178,13 +178,13 @@ class Watch:
         recording.abandon()  # so that anybody may tell again of what was lost or is missing
 
     def _forget_oldest(self) -> None:
-        while len(self._batches) > _BATCHES:
+        while len(self._batches) > MAX_BATCHES:
             _, oldest = self._batches.popitem(last=False)
             self._let_go(oldest)
             if oldest.recording is not None:
                 oldest.recording.abandon()
         for watched in self._batches.values():
-            if self._requests <= _REQUESTS:
+            if self._requests <= MAX_REQUESTS:
                 break
             self._let_go(watched)
 

@@ -23,10 +23,10 @@ logger = logging.getLogger(__name__)
 
 _RUNS_PER_BODY = 500
 _BYTES_PER_BODY = 8_000_000
-_QUEUE_BYTES = 16_000_000
+QUEUE_BYTES = 16_000_000
 _GATHER_SECONDS = 0.2
 _MEMORY_SECONDS = 5.0
-_IDLE_SECONDS = 60.0
+IDLE_SECONDS = 60.0
 _FAULT_SECONDS = 1.0
 _TOO_LARGE = 413
 
@@ -143,7 +143,7 @@ class Delivery:
         with self._wake:
             self._queue.append((time.monotonic(), operation))
             self._queued_bytes += operation.size
-            if self._closed or self._queued_bytes > _QUEUE_BYTES:
+            if self._closed or self._queued_bytes > QUEUE_BYTES:
                 self._spill()
                 return
             self._start()
@@ -264,7 +264,7 @@ class Delivery:
         gathered = False
         while not self._closed:
             now = time.monotonic()
-            if now - self._looked > _IDLE_SECONDS:
+            if now - self._looked > IDLE_SECONDS:
                 self._looked = now
                 self._spool.adopt()
             full = len(self._queue) >= _RUNS_PER_BODY or self._queued_bytes >= _BYTES_PER_BODY
@@ -283,7 +283,7 @@ class Delivery:
                 return self._take()
             else:
                 gathered = bool(self._queue)
-                self._wake.wait(_GATHER_SECONDS if gathered else _IDLE_SECONDS)
+                self._wake.wait(_GATHER_SECONDS if gathered else IDLE_SECONDS)
         return None
 
     def _take(self) -> tuple[list[Operation], str]:

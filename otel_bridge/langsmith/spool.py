@@ -60,14 +60,11 @@ class Spool:
     the same destination.
     """
 
-    def __init__(
-        self, state_dir: Path | None, destination: Destination, limit: int = DISK_BYTES
-    ) -> None:
+    def __init__(self, state_dir: Path | None, destination: Destination) -> None:
         self._state_dir = state_dir
         self._root = state_dir / "spool" if state_dir else None
         self._owner = ProcessLock(state_dir) if state_dir else None
         self._destination = destination
-        self._limit = limit
         self._taken, self._measured = 0, -math.inf
         self._entries: list[_Entry] = []
         self._said: set[str] = set()
@@ -259,7 +256,7 @@ class Spool:
         now, needed = time.monotonic(), size * 4 // 3
         if now - self._measured > _MEASURED_EVERY:  # to look at all files takes milliseconds
             self._measured, self._taken = now, self.size
-        if self._taken + needed <= self._limit:
+        if self._taken + needed <= DISK_BYTES:
             self._taken += needed
             return True
         self._measured = -math.inf

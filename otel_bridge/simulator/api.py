@@ -8,7 +8,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import orjson
@@ -27,7 +27,6 @@ from otel_bridge.simulator.server import LoopbackServer, Request, Response
 
 PATH = "/v1/messages/batches"
 _LIFE = timedelta(hours=24)
-_CANCELING = timedelta(seconds=0.2)
 _LINES_PER_CHUNK = 200
 
 
@@ -38,17 +37,12 @@ class _Batch:
     created_at: datetime
     ends_at: datetime
     cancel_initiated_at: datetime | None = None
-    finished_before_cancel: float = 1.0
+    answered_before_cancel: float = 1.0
     archived_at: datetime | None = None
     results: list[dict[str, Any]] | None = field(default=None, repr=False)
 
-    @property
-    def ended(self) -> bool:
-        return datetime.now(UTC) >= self.ends_at
-
-    @property
-    def status(self) -> str:
-        if self.ended:
+    def status(self, now: datetime) -> str:
+        if now >= self.ends_at:
             return "ended"
         return "canceling" if self.cancel_initiated_at else "in_progress"
 
@@ -57,8 +51,9 @@ class MessageBatchesServer(LoopbackServer):
     """Message Batches on loopback; a batch ends `batch_seconds` after its creation.
 
     Results are a function of `seed` and custom ids; `responder` may change each one: it gets the
-    request and its result. `latency` in seconds comes before every answer. Single requests,
-    `POST /v1/messages`, are answered, too, and tokens counted.
+    request and its result. `api_key` is the only key that is taken, any by default. `latency` in
+    seconds comes before every answer. Single requests, `POST /v1/messages`, are answered, too, and
+    tokens counted.
     """
 
     def __init__(
@@ -71,10 +66,17 @@ class MessageBatchesServer(LoopbackServer):
         responder: Responder | None = None,
     ) -> None:
         super().__init__(latency=latency)
-        self._seconds = batch_seconds
-        self._seed = seed
-        self._api_key = api_key
-        self._responder = responder
+        self.batch_seconds = batch_seconds
+        self.seed = seed
+        self.api_key = api_key
+        self.responder = responder
+        self.canceling_seconds = 0.2
+        """How long a batch is `canceling` before it ends."""
+        self.answered_before_cancel: float | None = None
+        """Share, from 0 to 1, of a batch's requests that were answered when it was canceled.
+
+        By default it is the share of the batch's time that had passed.
+        """
         self._batches: dict[str, _Batch] = {}
         self.results_host: str | None = None
         """Another base URL that `results_url` points at, as behind a gateway."""
@@ -96,20 +98,20 @@ class MessageBatchesServer(LoopbackServer):
         seconds: float | None = None,
     ) -> str:
         """Have a batch that no client created here; returns its id."""
-        created = created_at or datetime.now(UTC)
+        created = created_at or self.now()
         batch_id = batch_id or f"msgbatch_{self._dice.getrandbits(96):024x}"
-        life = timedelta(seconds=self._seconds if seconds is None else seconds)
+        life = timedelta(seconds=self.batch_seconds if seconds is None else seconds)
         self._batches[batch_id] = _Batch(batch_id, requests, created, created + life)
         return batch_id
 
     def end(self, batch_id: str) -> None:
         """End a batch now."""
         batch = self._batches[batch_id]
-        batch.ends_at = min(batch.ends_at, datetime.now(UTC))
+        batch.ends_at = min(batch.ends_at, self.now())
 
     def archive(self, batch_id: str) -> None:
         """Have a batch that ended be too old: it is described, and its results are gone."""
-        self._batches[batch_id].archived_at = datetime.now(UTC)
+        self._batches[batch_id].archived_at = self.now()
 
     def results(self, batch_id: str) -> list[dict[str, Any]]:
         """The lines of a batch's results, shuffled as the API gives them."""
@@ -131,7 +133,7 @@ class MessageBatchesServer(LoopbackServer):
     def answer(self, request: Request) -> Response:
         request_id = f"req_{self._dice.getrandbits(96):024x}"
         try:
-            check_key(request.headers, self._api_key)
+            check_key(request.headers, self.api_key)
             response = self._route(request)
         except RefusedError as error:
             return refusal(error.status, str(error), request_id)
@@ -144,7 +146,7 @@ class MessageBatchesServer(LoopbackServer):
 
     def _route(self, request: Request) -> Response:
         if (request.method, request.path) == ("POST", messages.PATH):
-            response, message = messages.answer_to(request, self._seed)
+            response, message = messages.answer_to(request, self.seed)
             self.messages.append(message)
             return response
         if (request.method, request.path) == ("POST", messages.COUNT_PATH):
@@ -172,6 +174,9 @@ class MessageBatchesServer(LoopbackServer):
         if batch is None:
             raise RefusedError(404, f"No such message batch: {batch_id}")
         return batch
+
+    def _has_ended(self, batch: _Batch) -> bool:
+        return batch.status(self.now()) == "ended"
 
     def _create(self, request: Request) -> Response:
         if len(request.body) > MAX_BYTES:
@@ -203,25 +208,25 @@ class MessageBatchesServer(LoopbackServer):
         )
 
     def _cancel(self, batch: _Batch) -> Response:
-        if batch.ended:
+        if self._has_ended(batch):
             raise RefusedError(400, "Message Batch has already ended")
         if batch.cancel_initiated_at is None:
-            now = datetime.now(UTC)
+            now = self.now()
             batch.cancel_initiated_at = now
-            batch.finished_before_cancel = (now - batch.created_at) / (
-                batch.ends_at - batch.created_at
-            )
-            batch.ends_at = min(batch.ends_at, now + _CANCELING)
+            passed = (now - batch.created_at) / (batch.ends_at - batch.created_at)
+            share = self.answered_before_cancel
+            batch.answered_before_cancel = passed if share is None else share
+            batch.ends_at = min(batch.ends_at, now + timedelta(seconds=self.canceling_seconds))
         return Response.of_json(self._describe(batch))
 
     def _delete(self, batch: _Batch) -> Response:
-        if not batch.ended:
+        if not self._has_ended(batch):
             raise RefusedError(400, "Message Batches can only be deleted once they have ended")
         del self._batches[batch.id]
         return Response.of_json({"id": batch.id, "type": "message_batch_deleted"})
 
     def _results(self, batch: _Batch) -> Response:
-        if not batch.ended:
+        if not self._has_ended(batch):
             raise RefusedError(404, f"Message Batch {batch.id} has no results yet")
         if batch.archived_at:
             raise RefusedError(404, f"Message Batch {batch.id} is archived")
@@ -231,17 +236,17 @@ class MessageBatchesServer(LoopbackServer):
 
     def _result(self, batch: _Batch, request: Mapping[str, Any]) -> dict[str, Any]:
         custom_id = request["custom_id"]
-        result = result_of(custom_id, request["params"], self._seed)
+        result = result_of(custom_id, request["params"], self.seed)
         finished = random.Random(f"{batch.id} {custom_id}").random()
-        if batch.cancel_initiated_at and finished >= batch.finished_before_cancel:
+        if batch.cancel_initiated_at and finished >= batch.answered_before_cancel:
             result = {"type": "canceled"}
-        if self._responder is not None:
-            result = self._responder(request, result)
+        if self.responder is not None:
+            result = self.responder(request, result)
         return {"custom_id": custom_id, "result": result}
 
     def _describe(self, batch: _Batch) -> dict[str, Any]:
         counts = dict.fromkeys(("processing", *OUTCOMES), 0)
-        status = batch.status  # once: the batch may end while it is described
+        status = batch.status(self.now())  # once: the batch may end while it is described
         ended = status == "ended"
         if ended:
             kinds = list(map(_kind, self.results(batch.id)))

@@ -48,9 +48,9 @@ class LangSmithCapture(LoopbackServer):
         max_body_bytes: int = MAX_BODY_BYTES,
     ) -> None:
         super().__init__(latency=latency)
-        self._zstd = zstd
-        self._api_key = api_key
-        self._max_body_bytes = max_body_bytes
+        self.zstd = zstd
+        self.api_key = api_key
+        self.max_body_bytes = max_body_bytes
         self._runs = Runs()
         self._spans = SpanRuns()
         self.refusals: list[str] = []
@@ -127,11 +127,11 @@ class LangSmithCapture(LoopbackServer):
     def _info(self) -> dict[str, Any]:
         return {
             "version": "0.15.0",
-            "instance_flags": {"zstd_compression_enabled": self._zstd},
+            "instance_flags": {"zstd_compression_enabled": self.zstd},
             "batch_ingest_config": {
                 "use_multipart_endpoint": True,
                 "size_limit": 100,
-                "size_limit_bytes": self._max_body_bytes,
+                "size_limit_bytes": self.max_body_bytes,
                 "scale_up_qsize_trigger": 1000,
                 "scale_up_nthreads_limit": 16,
                 "scale_down_nempty_trigger": 4,
@@ -140,13 +140,13 @@ class LangSmithCapture(LoopbackServer):
 
     def _admit(self, request: Request) -> None:
         key = request.headers.get("x-api-key")
-        if not key or (self._api_key is not None and key != self._api_key):
+        if not key or (self.api_key is not None and key != self.api_key):
             raise RefusedError(401, "Invalid token")
-        if len(request.body) > self._max_body_bytes:
-            raise RefusedError(413, f"the body has more than {self._max_body_bytes} bytes")
+        if len(request.body) > self.max_body_bytes:
+            raise RefusedError(413, f"the body has more than {self.max_body_bytes} bytes")
 
     def _take_multipart(self, request: Request) -> None:
-        if request.headers.get("content-encoding") == "zstd" and not self._zstd:
+        if request.headers.get("content-encoding") == "zstd" and not self.zstd:
             raise RefusedError(422, "zstd is not enabled here")
         boundary = request.headers.get("content-type", "").partition("boundary=")[2].strip('"')
         self._take(operations(request.body, boundary))

@@ -11,6 +11,7 @@ import time
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Literal, Self
 from urllib.parse import parse_qsl, urlsplit
@@ -74,13 +75,19 @@ class _Fault:
 
 
 class LoopbackServer:
-    """A context manager: it answers on `url` while open. Subclasses say what in `answer`."""
+    """A context manager: it answers on `url` while open. Subclasses say what in `answer`.
+
+    What its parameters set are attributes that may be changed while it is open.
+    """
 
     def __init__(self, *, latency: float = 0.0) -> None:
+        self.latency = latency
+        """Seconds before every answer."""
+        self.clock_offset = timedelta(0)
+        """By how much the server's clock is ahead of this machine's."""
         self.requests: list[Request] = []
         """Every request so far, in order of arrival."""
         self.stopped = threading.Event()
-        self._latency = latency
         self._faults: list[_Fault] = []
         self._lock = threading.RLock()
         self._http: _Http | None = None
@@ -108,6 +115,10 @@ class LoopbackServer:
         if self._http is None:
             raise RuntimeError("the server is not open; use it in a with statement")
         return f"http://127.0.0.1:{self._http.server_address[1]}"
+
+    def now(self) -> datetime:
+        """The time by the server's clock, which the `Date` header names."""
+        return datetime.now(UTC) + self.clock_offset
 
     def answer(self, request: Request) -> Response:
         """Answer a request."""
@@ -182,7 +193,7 @@ class LoopbackServer:
         with self._lock:
             self.requests.append(request)
             fault = self._take_fault(request)
-        self.stopped.wait(self._latency + (fault.delay if fault else 0.0))
+        self.stopped.wait(self.latency + (fault.delay if fault else 0.0))
         if fault is None:
             return self.answer(request), "answer"
         if fault.status is not None:
@@ -240,6 +251,10 @@ class _Handler(BaseHTTPRequestHandler):
     # Small answers must not wait for the client's delayed acknowledgement.
     disable_nagle_algorithm = True
     server: _Http
+
+    def date_time_string(self, timestamp: float | None = None) -> str:
+        """The `Date` header, by the server's clock."""
+        return super().date_time_string(timestamp or self.server.owner.now().timestamp())
 
     def log_message(self, *_: Any) -> None:
         """Nothing is printed: `requests` is the log."""

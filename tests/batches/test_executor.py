@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import logging
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import anyio
 import pytest
 from anyio import to_thread
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
+from support import CREATE, Cost, MakeRequests, Service
 
 from otel_bridge import (
     BatchError,
@@ -25,13 +25,10 @@ from otel_bridge import (
     SubmissionAmbiguousError,
 )
 from otel_bridge.batches import handles, reconciling
-from otel_bridge.simulator import MessageBatchesServer
-
-Make = Callable[[int], list[dict[str, Any]]]
-CREATE = {"method": "POST", "path": "/v1/messages/batches$"}
+from otel_bridge.simulator import Action, MessageBatchesServer
 
 
-def creations(service: Any) -> int:
+def creations(service: Service) -> int:
     return sum(each.method == "POST" for each in service.api.requests)
 
 
@@ -40,7 +37,7 @@ def brisk(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reconciling, "_LOOKS", (0.01, 0.01))
 
 
-def test_results_are_the_apis(service: Any, make_requests: Make) -> None:
+def test_results_are_the_apis(service: Service, make_requests: MakeRequests) -> None:
     results = service.executor().run(make_requests(60))
     truth = {line["custom_id"]: line["result"] for line in service.api.results(*results.batch_ids)}
     assert len(results) == 60
@@ -56,13 +53,15 @@ def test_results_are_the_apis(service: Any, make_requests: Make) -> None:
     assert "BatchResult(custom_id=" in repr(result)
 
 
-def test_a_generator_of_requests_is_sent_whole(service: Any, make_requests: Make) -> None:
+def test_a_generator_of_requests_is_sent_whole(
+    service: Service, make_requests: MakeRequests
+) -> None:
     assert len(service.executor().run(iter(make_requests(5)))) == 5
 
 
 @pytest.mark.parametrize("action", ["accept_then_close", "close"])
 def test_a_lost_answer_never_makes_a_second_batch(
-    service: Any, make_requests: Make, action: str
+    service: Service, make_requests: MakeRequests, action: Action
 ) -> None:
     service.api.fail_next(**CREATE, action=action)
     executor = service.executor()
@@ -74,14 +73,16 @@ def test_a_lost_answer_never_makes_a_second_batch(
     assert creations(service) == 1
 
 
-def test_two_batches_that_fit_are_not_guessed_between(service: Any, make_requests: Make) -> None:
+def test_two_batches_that_fit_are_not_guessed_between(
+    service: Service, make_requests: MakeRequests
+) -> None:
     service.api.add_batch(make_requests(4))
     service.api.fail_next(**CREATE, action="accept_then_close")
     with pytest.raises(SubmissionAmbiguousError, match="more than one recent batch fits"):
         service.executor().submit(make_requests(4))
 
 
-def test_a_server_error_is_reconciled_too(service: Any, make_requests: Make) -> None:
+def test_a_server_error_is_reconciled_too(service: Service, make_requests: MakeRequests) -> None:
     service.api.fail_next(**CREATE, status=500)
     with pytest.raises(SubmissionAmbiguousError, match="500"):
         service.executor().submit(make_requests(4))
@@ -89,16 +90,20 @@ def test_a_server_error_is_reconciled_too(service: Any, make_requests: Make) -> 
 
 
 @pytest.mark.parametrize("status", [429, 529])
-def test_a_busy_api_is_tried_again(service: Any, make_requests: Make, status: int) -> None:
+def test_a_busy_api_is_tried_again(
+    service: Service, make_requests: MakeRequests, status: int
+) -> None:
     service.api.fail_next(**CREATE, status=status, headers={"retry-after": "0"})
     assert len(service.executor().run(make_requests(2))) == 2
     assert creations(service) == 2
 
 
-def test_a_busy_api_that_asks_for_a_day_is_tried_sooner(service: Any, make_requests: Make) -> None:
+def test_a_busy_api_that_asks_for_a_day_is_tried_sooner(
+    service: Service, make_requests: MakeRequests, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pauses: list[float] = []
     executor = service.executor()
-    executor.api.sleep = pauses.append
+    monkeypatch.setattr(executor.api, "sleep", pauses.append)
     service.api.fail_next(**CREATE, status=429, headers={"retry-after": "86400"})
     executor.submit(make_requests(2))
     assert pauses == [120.0]
@@ -116,7 +121,7 @@ def test_a_busy_api_that_asks_for_a_day_is_tried_sooner(service: Any, make_reque
     ],
 )
 def test_a_refusal_is_told_with_its_reason_and_the_fix(
-    service: Any, make_requests: Make, status: int, fix: str
+    service: Service, make_requests: MakeRequests, status: int, fix: str
 ) -> None:
     service.api.fail_next(**CREATE, status=status)
     told = f"the API refused the batch: {status} simulated {status}; .*{fix}"
@@ -126,10 +131,10 @@ def test_a_refusal_is_told_with_its_reason_and_the_fix(
 
 
 def test_bad_requests_are_refused_before_anything_is_sent(
-    service: Any, make_requests: Make
+    service: Service, make_requests: MakeRequests
 ) -> None:
     good, other = make_requests(2)
-    for bad, reason in (
+    cases: list[tuple[list[Any], str]] = [
         ([], "there are no requests"),
         ([good, {**other, "custom_id": good["custom_id"]}], r"requests\[1\]: .*already used in"),
         ([{**good, "custom_id": "no spaces"}], "1 to 64 letters"),
@@ -138,14 +143,15 @@ def test_bad_requests_are_refused_before_anything_is_sent(
         ([{**good, "params": {**good["params"], "model": ""}}], "params.model is missing"),
         ([{**good, "params": {**good["params"], "stream": True}}], "params.stream cannot"),
         (["text"], "not an object"),
-    ):
+    ]
+    for bad, reason in cases:
         with pytest.raises(RequestsError, match=reason):
             service.executor().submit(bad)
     assert service.api.requests == []
 
 
 def test_no_key_is_a_configuration_error(
-    make_requests: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    make_requests: MakeRequests, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     for name in ("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN"):
         monkeypatch.delenv(name, raising=False)
@@ -162,19 +168,21 @@ def test_no_key_is_a_configuration_error(
         BatchExecutor(settings=Settings(state_dir=None))
 
 
-def test_an_api_that_is_not_there_was_sent_nothing(make_requests: Make) -> None:
+def test_an_api_that_is_not_there_was_sent_nothing(make_requests: MakeRequests) -> None:
     client = anthropic.Anthropic(base_url="http://127.0.0.1:9", api_key="test")
     with pytest.raises(BatchError, match=r"nothing was submitted: 127.0.0.1.*ANTHROPIC_BASE_URL"):
         BatchExecutor(client, settings=Settings(state_dir=None)).submit(make_requests(1))
     client.close()
 
 
-def test_an_unknown_batch_is_named(service: Any) -> None:
+def test_an_unknown_batch_is_named(service: Service) -> None:
     with pytest.raises(BatchNotFoundError, match="msgbatch_none"):
         list(service.executor().collect("msgbatch_none"))
 
 
-def test_faults_that_pass_do_not_end_the_wait(service: Any, make_requests: Make) -> None:
+def test_faults_that_pass_do_not_end_the_wait(
+    service: Service, make_requests: MakeRequests
+) -> None:
     executor = service.executor()
     (handle,) = executor.submit(make_requests(3))
     service.api.fail_next("GET", f"{handle.id}$", status=404)
@@ -184,9 +192,9 @@ def test_faults_that_pass_do_not_end_the_wait(service: Any, make_requests: Make)
 
 
 def test_a_long_wait_outlives_any_number_of_faults_and_polls_as_often_as_ever(
-    service: Any, make_requests: Make
+    service: Service, make_requests: MakeRequests, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    service.api._seconds = 3600
+    service.api.batch_seconds = 3600
     polls = itertools.count()
     pauses: list[float] = []
 
@@ -196,9 +204,8 @@ def test_a_long_wait_outlives_any_number_of_faults_and_polls_as_often_as_ever(
         else:
             service.api.end(facts.id)
 
-    executor = service.executor(poll_interval=1.0, poll_max_interval=4.0)
-    executor._on_progress = next_poll_fails
-    executor.api.sleep = pauses.append
+    executor = service.executor(next_poll_fails, poll_interval=1.0, poll_max_interval=4.0)
+    monkeypatch.setattr(executor.api, "sleep", pauses.append)
     assert len(executor.run(make_requests(2))) == 2
     assert len(pauses) > 50
     assert max(pauses) < 5.0
@@ -206,7 +213,7 @@ def test_a_long_wait_outlives_any_number_of_faults_and_polls_as_often_as_ever(
 
 @pytest.mark.parametrize("action", ["cut_line", "cut_mid_line", "cut_connection"])
 def test_a_short_stream_is_read_again(
-    service: Any, make_requests: Make, action: str, caplog: pytest.LogCaptureFixture
+    service: Service, make_requests: MakeRequests, action: Action, caplog: pytest.LogCaptureFixture
 ) -> None:
     executor = service.executor()
     (handle,) = executor.submit(make_requests(9))
@@ -221,7 +228,7 @@ def test_a_short_stream_is_read_again(
 
 
 def test_results_that_cannot_be_read_are_an_error_and_count_nothing(
-    service: Any, make_requests: Make
+    service: Service, make_requests: MakeRequests
 ) -> None:
     executor = service.executor()
     (handle,) = executor.submit(make_requests(3))
@@ -234,7 +241,7 @@ def test_results_that_cannot_be_read_are_an_error_and_count_nothing(
     assert len(list(executor.collect(handle))) == 3
 
 
-def test_results_are_read_from_the_clients_own_host(make_requests: Make) -> None:
+def test_results_are_read_from_the_clients_own_host(make_requests: MakeRequests) -> None:
     with MessageBatchesServer() as elsewhere, MessageBatchesServer() as here:
         here.results_host = elsewhere.url
         client = anthropic.Anthropic(base_url=here.url, api_key="test")
@@ -255,7 +262,7 @@ class Broken(SpanProcessor):
 
 
 def test_a_fault_of_telemetry_reaches_nobody(
-    service: Any, make_requests: Make, caplog: pytest.LogCaptureFixture
+    service: Service, make_requests: MakeRequests, caplog: pytest.LogCaptureFixture
 ) -> None:
     service.tracers.add_span_processor(Broken())
     with caplog.at_level(logging.WARNING, "otel_bridge"):
@@ -268,7 +275,9 @@ def test_a_fault_of_telemetry_reaches_nobody(
     assert told == service.api.truth(results.batch_ids[0])["output_tokens"]
 
 
-def test_results_read_in_several_goes_count_once(service: Any, make_requests: Make) -> None:
+def test_results_read_in_several_goes_count_once(
+    service: Service, make_requests: MakeRequests
+) -> None:
     executor = service.executor(max_request_spans=4)
     (handle,) = executor.submit(make_requests(450))
     first = next(iter(executor.collect(handle)))
@@ -289,9 +298,9 @@ def test_results_read_in_several_goes_count_once(service: Any, make_requests: Ma
 
 
 def test_a_service_that_only_submits_keeps_a_bounded_number_of_requests(
-    service: Any, make_requests: Make, monkeypatch: pytest.MonkeyPatch
+    service: Service, make_requests: MakeRequests, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(handles, "_REQUESTS", 10)
+    monkeypatch.setattr(handles, "MAX_REQUESTS", 10)
     executor = service.executor(langsmith_tracing=False)
     ids = [executor.submit(make_requests(4))[0].id for _ in range(5)]
     (large,) = executor.submit(make_requests(30))
@@ -301,7 +310,7 @@ def test_a_service_that_only_submits_keeps_a_bounded_number_of_requests(
 
 
 def test_a_progress_display_that_fails_loses_no_batch(
-    service: Any, make_requests: Make, caplog: pytest.LogCaptureFixture
+    service: Service, make_requests: MakeRequests, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail(_: object) -> None:
         raise KeyError
@@ -315,7 +324,7 @@ def test_a_progress_display_that_fails_loses_no_batch(
 
 
 def test_progress_is_told_each_time_the_api_describes_the_batch(
-    service: Any, make_requests: Make
+    service: Service, make_requests: MakeRequests
 ) -> None:
     told: list[str] = []
     executor = BatchExecutor(
@@ -328,23 +337,24 @@ def test_progress_is_told_each_time_the_api_describes_the_batch(
     assert told[-1] == "ended"
 
 
-async def test_backends_that_hang_take_no_thread_of_the_services(service: Any) -> None:
+async def test_backends_that_hang_take_no_thread_of_the_services(service: Service) -> None:
     executor = service.async_executor()
+    run_in_thread: Any = executor.api.run_in_thread
     released = threading.Event()
     async with anyio.create_task_group() as tasks:
         for _ in range(50):
-            tasks.start_soon(executor.api.run_in_thread, released.wait)
+            tasks.start_soon(run_in_thread, released.wait)
         await anyio.wait_all_tasks_blocked()
         with anyio.move_on_after(10):
             await to_thread.run_sync(released.set)
         in_time = released.is_set()
         released.set()
     assert in_time
-    await executor.api._polling.close()
+    await service.aclose()
 
 
 async def test_the_async_twin_does_the_same(
-    service: Any, make_requests: Make, cost_of: Callable[[dict[str, Any]], float]
+    service: Service, make_requests: MakeRequests, cost_of: Cost
 ) -> None:
     executor = service.async_executor(max_request_spans=10)
     results = await executor.run(make_requests(60))
@@ -367,4 +377,4 @@ async def test_the_async_twin_does_the_same(
         [result async for result in executor.collect("msgbatch_none")]
     with pytest.raises(RequestsError):
         await executor.submit([])
-    await executor.api._polling.close()
+    await service.aclose()

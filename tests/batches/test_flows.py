@@ -9,6 +9,7 @@ from typing import Any
 import anyio
 import anyio.lowlevel
 import pytest
+from support import MakeRequests, Service
 
 from otel_bridge.batches.flows import (
     Call,
@@ -21,7 +22,6 @@ from otel_bridge.batches.flows import (
     stream_async,
 )
 
-Make = Callable[[int], list[dict[str, Any]]]
 World = Callable[[Call], Call]
 
 
@@ -122,12 +122,12 @@ def test_what_a_flow_does_not_catch_reaches_the_caller() -> None:
         anyio.run(drive_async, flow(asynchronous))
 
 
-def test_the_async_executor_runs_on_trio(service: Any, make_requests: Make) -> None:
+def test_the_async_executor_runs_on_trio(service: Service, make_requests: MakeRequests) -> None:
     async def run() -> int:
         executor = service.async_executor()
         assert (await executor.estimate(make_requests(30), sample=None)).counted == 30
         results = await executor.run(make_requests(30))
-        await executor.api._polling.close()
+        await service.aclose()
         return len(results)
 
     assert anyio.run(run, backend="trio") == 30

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import itertools
-import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import AsyncGenerator
 
 import pytest
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
+from support import Command, Instrument, MakeRequests, Service, eventually, present
 
 from otel_bridge.simulator import MessageBatchesServer, OtlpCapture
-
-Make = Callable[[int], list[dict[str, Any]]]
 
 
 class Witness(SpanProcessor):
@@ -32,14 +29,14 @@ class Witness(SpanProcessor):
 
 
 @pytest.fixture
-def witness(service: Any) -> Witness:
+def witness(service: Service) -> Witness:
     seen = Witness()
     service.tracers.add_span_processor(seen)
     return seen
 
 
 def test_an_executor_gives_results_before_it_records_them(
-    service: Any, make_requests: Make, witness: Witness
+    service: Service, make_requests: MakeRequests, witness: Witness
 ) -> None:
     executor = service.executor(langsmith_tracing=False)
     executor.on_given = witness.flush
@@ -49,18 +46,20 @@ def test_an_executor_gives_results_before_it_records_them(
     assert witness.at_span_end == [(5, 5)] * 5
 
 
-async def test_so_does_the_async_twin(service: Any, make_requests: Make, witness: Witness) -> None:
+async def test_so_does_the_async_twin(
+    service: Service, make_requests: MakeRequests, witness: Witness
+) -> None:
     executor = service.async_executor(langsmith_tracing=False)
     executor.on_given = witness.flush
     (handle,) = await executor.submit(make_requests(5))
     async for _ in executor.collect(handle):
         witness.given += 1
-    await executor.api._polling.close()
+    await service.aclose()
     assert witness.at_span_end == [(5, 5)] * 5
 
 
 def test_other_code_has_its_results_before_they_are_recorded(
-    service: Any, make_requests: Make, witness: Witness, instrument: Callable[..., None]
+    service: Service, make_requests: MakeRequests, witness: Witness, instrument: Instrument
 ) -> None:
     instrument(langsmith_tracing=False)
     batch_id = service.api.add_batch(make_requests(5), seconds=0)
@@ -71,7 +70,7 @@ def test_other_code_has_its_results_before_they_are_recorded(
 
 
 def test_results_of_a_reading_that_is_left_are_recorded_and_the_next_completes_the_batch(
-    service: Any, make_requests: Make
+    service: Service, make_requests: MakeRequests
 ) -> None:
     executor = service.executor()
     (handle,) = executor.submit(make_requests(5))
@@ -85,32 +84,36 @@ def test_results_of_a_reading_that_is_left_are_recorded_and_the_next_completes_t
     assert told == service.api.truth(handle.id)["output_tokens"]
 
 
-async def test_so_are_those_of_an_async_reading(service: Any, make_requests: Make) -> None:
+async def test_so_are_those_of_an_async_reading(
+    service: Service, make_requests: MakeRequests
+) -> None:
     executor = service.async_executor()
     (handle,) = await executor.submit(make_requests(5))
     reading = executor.collect(handle)
+    assert isinstance(reading, AsyncGenerator)
     await anext(reading)
     await reading.aclose()
-    await executor.api._polling.close()
+    await service.aclose()
     service.flush()
     assert [span.name[:4] for span in service.otlp.spans] == ["chat"] * 5
 
 
 @pytest.mark.parametrize("to_stdout", [False, True])
 def test_results_are_on_disk_while_a_backend_hangs(
-    bridge: Any, make_requests: Make, api: MessageBatchesServer, otlp: OtlpCapture, to_stdout: bool
+    bridge: Command,
+    make_requests: MakeRequests,
+    api: MessageBatchesServer,
+    otlp: OtlpCapture,
+    to_stdout: bool,
 ) -> None:
     otlp.hang_all()
     output = [] if to_stdout else ["-o", "out.jsonl"]
     running = bridge.start("run", bridge.write(make_requests(3)), *output)
-    while not any(request.path.endswith("results") for request in api.requests):
-        time.sleep(0.01)
+    eventually(lambda: any(request.path.endswith("results") for request in api.requests))
     if to_stdout:
-        assert len([running.stdout.readline() for _ in range(3)]) == 3
+        assert len([present(running.stdout).readline() for _ in range(3)]) == 3
     else:
-        while (bridge.folder / "out.jsonl").read_bytes().count(b"\n") < 3:
-            assert running.poll() is None
-            time.sleep(0.01)
+        eventually(lambda: (bridge.folder / "out.jsonl").read_bytes().count(b"\n") >= 3)
     assert running.poll() is None, "it still waits for the backend"
     running.kill()
     running.communicate()

@@ -15,6 +15,8 @@ from typing import Any
 
 import anthropic
 import pytest
+from support import CREATE, LIST, MakeRequests, Service
+from support.journal import intend, unfinished
 
 from otel_bridge import (
     BatchExecutor,
@@ -24,15 +26,11 @@ from otel_bridge import (
     Settings,
     SubmissionAmbiguousError,
 )
-from otel_bridge.batches import base, reconciling, submitting
+from otel_bridge.batches import base, reconciling
 from otel_bridge.batches.flows import stream
 from otel_bridge.domain.requests import split_requests
 from otel_bridge.journal import Journal
-from otel_bridge.simulator.server import _Handler
 
-Make = Callable[[int], list[dict[str, Any]]]
-CREATE = {"method": "POST", "path": "/v1/messages/batches$"}
-LIST = {"method": "GET", "path": "/v1/messages/batches$"}
 OUTPUT = "gen_ai.client.inference.usage.output_tokens"
 
 
@@ -59,13 +57,11 @@ def ago(**time: float) -> datetime:
 
 def interrupted(state: Path, requests: list[dict[str, Any]]) -> None:
     """What a process leaves that ended while it created a batch of the requests."""
-    planned = [submitting._planned_batch(requests)]
-    fingerprint = submitting._fingerprint([requests])
-    Journal(state).begin_submission(fingerprint, planned, {}, awaits_collection=True)
+    intend(Journal(state), requests, awaits_collection=True)
 
 
 def test_no_batch_from_before_the_submission_is_taken_for_it(
-    service: Any, make_requests: Make, tmp_path: Path
+    service: Service, make_requests: MakeRequests, tmp_path: Path
 ) -> None:
     requests = make_requests(3)
     service.api.add_batch(requests, created_at=ago(minutes=2))
@@ -77,7 +73,7 @@ def test_no_batch_from_before_the_submission_is_taken_for_it(
 
 
 def test_a_strangers_batch_that_has_ended_is_told_by_its_results(
-    service: Any, make_requests: Make, tmp_path: Path
+    service: Service, make_requests: MakeRequests, tmp_path: Path
 ) -> None:
     requests = make_requests(3)
     service.api.add_batch(others(requests), seconds=0)
@@ -89,7 +85,7 @@ def test_a_strangers_batch_that_has_ended_is_told_by_its_results(
 
 
 def test_a_strangers_batch_that_runs_is_found_out_at_its_end(
-    service: Any, make_requests: Make, tmp_path: Path
+    service: Service, make_requests: MakeRequests, tmp_path: Path
 ) -> None:
     """Nothing of it is given or told, and the next try creates ours."""
     requests = make_requests(3)
@@ -101,7 +97,7 @@ def test_a_strangers_batch_that_runs_is_found_out_at_its_end(
     with pytest.raises(SubmissionAmbiguousError, match=f"batch {theirs}, .* run the same again"):
         given.extend(run)
     service.flush()
-    assert given == service.otlp.spans == list(service.langsmith.runs) == []
+    assert (given, service.otlp.spans, service.langsmith.runs) == ([], [], {})
     results = executor.run(requests)
     (ours,) = results.batch_ids
     assert ours != theirs
@@ -111,7 +107,7 @@ def test_a_strangers_batch_that_runs_is_found_out_at_its_end(
 
 
 async def test_the_async_twin_finds_a_stranger_out_too(
-    service: Any, make_requests: Make, tmp_path: Path
+    service: Service, make_requests: MakeRequests, tmp_path: Path
 ) -> None:
     requests = make_requests(3)
     theirs = service.api.add_batch(others(requests), seconds=0.3)
@@ -120,12 +116,12 @@ async def test_the_async_twin_finds_a_stranger_out_too(
     with pytest.raises(SubmissionAmbiguousError, match=theirs):
         await executor.run(requests)
     assert theirs not in (await executor.run(requests)).batch_ids
-    await executor.api._polling.close()
+    await service.aclose()
 
 
 @pytest.mark.parametrize("first", ["ours", "theirs"])
 def test_a_batch_that_two_submissions_may_have_made_goes_to_whose_it_is(
-    service: Any, make_requests: Make, tmp_path: Path, first: str
+    service: Service, make_requests: MakeRequests, tmp_path: Path, first: str
 ) -> None:
     """Both broke off, and one batch runs; whoever follows up first takes it for its own."""
     mine, yours = make_requests(3), others(make_requests(3))
@@ -149,7 +145,7 @@ def test_a_batch_that_two_submissions_may_have_made_goes_to_whose_it_is(
 
 
 def test_a_batch_that_proved_ours_is_ours_alone(
-    service: Any, make_requests: Make, tmp_path: Path
+    service: Service, make_requests: MakeRequests, tmp_path: Path
 ) -> None:
     """The other submission that may have made it is not followed up any more."""
     mine, yours = make_requests(3), others(make_requests(3))
@@ -164,9 +160,9 @@ def test_a_batch_that_proved_ours_is_ours_alone(
 
 
 def test_our_batch_that_runs_is_told_of_once_its_results_prove_it(
-    service: Any, make_requests: Make, tmp_path: Path
+    service: Service, make_requests: MakeRequests, tmp_path: Path
 ) -> None:
-    service.api._seconds = 0.3
+    service.api.batch_seconds = 0.3
     service.api.fail_next(**CREATE, action="accept_then_close")
     with service.tracers.get_tracer("t").start_as_current_span("caller") as caller:
         results = service.executor(state_dir=tmp_path).run(make_requests(6))
@@ -186,9 +182,9 @@ def test_our_batch_that_runs_is_told_of_once_its_results_prove_it(
 
 
 def test_who_reads_a_batch_by_id_before_it_was_proved_is_told(
-    service: Any, make_requests: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    service: Service, make_requests: MakeRequests, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    service.api._seconds = 0.3
+    service.api.batch_seconds = 0.3
     service.api.fail_next(**CREATE, action="accept_then_close")
     (handle,) = service.executor(state_dir=tmp_path).submit(make_requests(2))
     assert len(list(service.executor(state_dir=tmp_path).collect(handle.id))) == 2
@@ -196,7 +192,7 @@ def test_who_reads_a_batch_by_id_before_it_was_proved_is_told(
 
 
 def test_without_a_journal_no_batch_of_this_process_is_taken_for_another(
-    service: Any, make_requests: Make
+    service: Service, make_requests: MakeRequests
 ) -> None:
     executor = service.executor()
     executor.run(make_requests(4))
@@ -207,31 +203,23 @@ def test_without_a_journal_no_batch_of_this_process_is_taken_for_another(
 
 @pytest.mark.parametrize("minutes", [-10, 10])
 def test_the_apis_clock_counts(
-    service: Any,
-    make_requests: Make,
+    service: Service,
+    make_requests: MakeRequests,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     minutes: int,
 ) -> None:
     """Ours is found though this clock is wrong, and a stranger's from before it is not."""
-    wrong = timedelta(minutes=minutes)
-    plain = _Handler.date_time_string
-    monkeypatch.setattr(
-        _Handler,
-        "date_time_string",
-        lambda handler, _=None: plain(handler, (datetime.now(UTC) + wrong).timestamp()),
-    )
+    service.api.clock_offset = timedelta(minutes=minutes)
     requests = make_requests(3)
     interrupted(tmp_path, requests)
-    service.api.add_batch(requests, created_at=datetime.now(UTC) + wrong - timedelta(minutes=1))
-    ours = service.api.add_batch(requests, created_at=datetime.now(UTC) + wrong)
+    service.api.add_batch(requests, created_at=service.api.now() - timedelta(minutes=1))
+    ours = service.api.add_batch(requests)
     service.api.end(ours)
-    service.api._batches[ours].ends_at = datetime.now(UTC)
     assert service.executor(state_dir=tmp_path).run(requests).batch_ids == (ours,)
 
 
 async def test_a_call_that_is_cancelled_is_followed_up(
-    service: Any, make_requests: Make, tmp_path: Path
+    service: Service, make_requests: MakeRequests, tmp_path: Path
 ) -> None:
     service.api.fail_next(**CREATE, action="accept_then_hang")
     executor = service.async_executor(state_dir=tmp_path)
@@ -239,7 +227,7 @@ async def test_a_call_that_is_cancelled_is_followed_up(
         await asyncio.wait_for(executor.run(make_requests(4)), 1)
     results = await executor.run(make_requests(4))
     assert list(results.batch_ids) == service.api.batch_ids
-    await executor.api._polling.close()
+    await service.aclose()
 
 
 def interrupt_when(reached: Callable[[], bool]) -> None:
@@ -254,7 +242,7 @@ def interrupt_when(reached: Callable[[], bool]) -> None:
 
 
 def test_an_interrupted_call_is_followed_up(
-    service: Any, make_requests: Make, tmp_path: Path
+    service: Service, make_requests: MakeRequests, tmp_path: Path
 ) -> None:
     service.api.fail_next(**CREATE, action="accept_then_hang")
     executor = service.executor(state_dir=tmp_path)
@@ -269,9 +257,9 @@ def test_an_interrupted_call_is_followed_up(
 
 @pytest.mark.usefixtures("in_twos")
 def test_an_interrupted_wait_leaves_every_batch_to_the_next_run(
-    service: Any, make_requests: Make, tmp_path: Path
+    service: Service, make_requests: MakeRequests, tmp_path: Path
 ) -> None:
-    service.api._seconds = 60
+    service.api.batch_seconds = 60
     executor = service.executor(state_dir=tmp_path)
     interrupt_when(lambda: any("msgbatch" in each.path for each in service.api.requests))
     with pytest.raises(KeyboardInterrupt):
@@ -286,13 +274,13 @@ def test_an_interrupted_wait_leaves_every_batch_to_the_next_run(
 @pytest.mark.parametrize("below_a_span", [False, True])
 @pytest.mark.parametrize("at", ["the call", "the wait"])
 def test_whoever_goes_on_with_a_batch_it_was_submitted_once(
-    service: Any, make_requests: Make, tmp_path: Path, at: str, *, below_a_span: bool
+    service: Service, make_requests: MakeRequests, tmp_path: Path, at: str, *, below_a_span: bool
 ) -> None:
     if at == "the call":
         service.api.fail_next(**CREATE, action="accept_then_hang")
         interrupt_when(lambda: bool(service.api.batch_ids))
     else:
-        service.api._seconds = 60
+        service.api.batch_seconds = 60
         interrupt_when(lambda: any("msgbatch" in each.path for each in service.api.requests))
     executor = service.executor(state_dir=tmp_path)
     tracer = service.tracers.get_tracer("app")
@@ -314,7 +302,7 @@ def test_whoever_goes_on_with_a_batch_it_was_submitted_once(
 
 @pytest.mark.usefixtures("in_twos")
 def test_parts_whose_fate_is_unknown_are_told_apart_from_those_in_no_batch(
-    service: Any, make_requests: Make, tmp_path: Path
+    service: Service, make_requests: MakeRequests, tmp_path: Path
 ) -> None:
     requests = make_requests(6)
     service.api.fail_next(**LIST, status=500, times=float("inf"))
@@ -333,7 +321,7 @@ def test_parts_whose_fate_is_unknown_are_told_apart_from_those_in_no_batch(
 
 @pytest.mark.usefixtures("in_twos")
 def test_after_a_refusal_of_a_later_part_an_interrupted_run_goes_on(
-    service: Any, make_requests: Make, tmp_path: Path
+    service: Service, make_requests: MakeRequests, tmp_path: Path
 ) -> None:
     requests = make_requests(6)
     service.api.fail_next(**CREATE, delay=0)
@@ -351,7 +339,7 @@ def test_after_a_refusal_of_a_later_part_an_interrupted_run_goes_on(
 
 
 def test_of_several_batches_that_fit_one_may_be_collected_or_all_left(
-    service: Any, make_requests: Make, tmp_path: Path
+    service: Service, make_requests: MakeRequests, tmp_path: Path
 ) -> None:
     requests = make_requests(4)
     for _ in range(2):
@@ -366,7 +354,7 @@ def test_of_several_batches_that_fit_one_may_be_collected_or_all_left(
     assert list(executor.run(requests).batch_ids) == service.api.batch_ids[3:]
 
 
-def broken_off(service: Any, requests: list[dict[str, Any]], state: Path) -> str:
+def broken_off(service: Service, requests: list[dict[str, Any]], state: Path) -> str:
     """A batch that a run created and did not read."""
     (handle,) = service.executor(state_dir=state).submit(requests, resume=True)
     service.executor(state_dir=state).leave([handle])
@@ -374,7 +362,7 @@ def broken_off(service: Any, requests: list[dict[str, Any]], state: Path) -> str
 
 
 def test_a_batch_whose_results_are_archived_is_not_gone_on_with(
-    service: Any, make_requests: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    service: Service, make_requests: MakeRequests, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     requests = make_requests(4)
     old = broken_off(service, requests, tmp_path)
@@ -387,7 +375,7 @@ def test_a_batch_whose_results_are_archived_is_not_gone_on_with(
 
 
 def test_a_new_batch_in_place_of_one_that_was_told_is_told_too(
-    service: Any, make_requests: Make, tmp_path: Path
+    service: Service, make_requests: MakeRequests, tmp_path: Path
 ) -> None:
     requests = make_requests(4)
     executor = service.executor(state_dir=tmp_path)
@@ -403,19 +391,19 @@ def test_a_new_batch_in_place_of_one_that_was_told_is_told_too(
 
 @pytest.mark.parametrize("some", [True, False])
 def test_a_canceled_batch_is_gone_on_with_only_where_some_were_answered(
-    service: Any,
-    make_requests: Make,
+    service: Service,
+    make_requests: MakeRequests,
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
     *,
     some: bool,
 ) -> None:
     requests = make_requests(4)
-    service.api._seconds = 60
+    service.api.batch_seconds = 60
     old = broken_off(service, requests, tmp_path)
+    service.api.answered_before_cancel = 1.0 if some else 0.0
     service.executor(state_dir=tmp_path).cancel(old)
-    service.api._batches[old].finished_before_cancel = 1.0 if some else 0.0
-    service.api._seconds = 0
+    service.api.batch_seconds = 0
     results = service.executor(state_dir=tmp_path).run(requests)
     assert (old in results.batch_ids) == some
     assert ("was canceled before any was answered" in caplog.text) != some
@@ -432,20 +420,23 @@ def test_a_canceled_batch_is_gone_on_with_only_where_some_were_answered(
     ],
 )
 def test_what_never_left_is_no_lost_answer(
-    service: Any, make_requests: Make, tmp_path: Path, client: dict[str, str], reason: str
+    service: Service,
+    make_requests: MakeRequests,
+    tmp_path: Path,
+    client: dict[str, str],
+    reason: str,
 ) -> None:
     """One error at once, that names the variable and no key; nothing to follow up is left."""
     requests = make_requests(2)
     settings = Settings(state_dir=tmp_path)
-    with anthropic.Anthropic(**({"base_url": service.api.url, "api_key": "k"} | client)) as wrong:
+    base = {"base_url": service.api.url, "api_key": "k"} | client
+    with anthropic.Anthropic(base_url=base["base_url"], api_key=base["api_key"]) as wrong:
         executor = BatchExecutor(wrong, settings=settings)
         with pytest.raises(ConfigurationError, match=reason) as caught:
             executor.submit(requests)
         assert "lines" not in str(caught.value)
     assert service.api.requests == []
-    fingerprint = submitting._fingerprint([requests])
-    journal = executor.recorder.journal
-    assert journal.unfinished(fingerprint, include_uncollected=True) == []
+    assert unfinished(tmp_path, requests, include_uncollected=True) == []
 
 
 def test_a_url_of_which_no_client_can_be_made_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -454,7 +445,7 @@ def test_a_url_of_which_no_client_can_be_made_is_named(monkeypatch: pytest.Monke
         BatchExecutor(settings=Settings(state_dir=None))
 
 
-def test_text_that_cannot_be_sent_is_named(service: Any, tmp_path: Path) -> None:
+def test_text_that_cannot_be_sent_is_named(service: Service, tmp_path: Path) -> None:
     request = {
         "custom_id": "a",
         "params": {

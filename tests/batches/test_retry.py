@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
-import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support import CREATE, Command, Cost, MakeRequests, Service, eventually
 
 from otel_bridge import BatchExecutor, BatchHandle
 from otel_bridge.batches.results import BatchResult
@@ -19,9 +19,6 @@ from otel_bridge.domain.outcome import ResultOutcome
 from otel_bridge.simulator import MessageBatchesServer, OtlpCapture
 from otel_bridge.simulator.answers import result_of
 from otel_bridge.telemetry import Attempt
-
-Make = Callable[[int], list[dict[str, Any]]]
-CREATE = {"method": "POST", "path": "/v1/messages/batches$"}
 
 
 def errored(kind: str) -> dict[str, Any]:
@@ -56,7 +53,7 @@ def failing(
     return respond
 
 
-def submitted(service: Any) -> list[list[str]]:
+def submitted(service: Service) -> list[list[str]]:
     return [
         [each["custom_id"] for each in request.json()["requests"]]
         for request in service.api.requests
@@ -64,8 +61,10 @@ def submitted(service: Any) -> list[list[str]]:
     ]
 
 
-def test_only_what_may_succeed_is_tried_again(service: Any, make_requests: Make) -> None:
-    service.api._responder = failing()
+def test_only_what_may_succeed_is_tried_again(
+    service: Service, make_requests: MakeRequests
+) -> None:
+    service.api.responder = failing()
     results = service.executor(max_attempts=3).run(make_requests(10))
     assert submitted(service)[1:] == [AGAIN]
     assert len(results) == 10
@@ -76,8 +75,8 @@ def test_only_what_may_succeed_is_tried_again(service: Any, make_requests: Make)
     assert len(results.batch_ids) == 2
 
 
-def test_by_default_nothing_is(service: Any, make_requests: Make) -> None:
-    service.api._responder = failing()
+def test_by_default_nothing_is(service: Service, make_requests: MakeRequests) -> None:
+    service.api.responder = failing()
     results = service.executor().run(make_requests(10))
     assert len(submitted(service)) == 1
     assert len(results.failed) == 6
@@ -85,9 +84,9 @@ def test_by_default_nothing_is(service: Any, make_requests: Make) -> None:
 
 @pytest.mark.parametrize("journal", [False, True], ids=["no journal", "journal"])
 def test_attempts_are_bounded(
-    service: Any, make_requests: Make, tmp_path: Path, journal: bool
+    service: Service, make_requests: MakeRequests, tmp_path: Path, journal: bool
 ) -> None:
-    service.api._responder = failing(times=9)
+    service.api.responder = failing(times=9)
     state = tmp_path if journal else None
     results = service.executor(max_attempts=3, state_dir=state).run(make_requests(10))
     assert [len(each) for each in submitted(service)] == [10, 4, 4]
@@ -97,9 +96,9 @@ def test_attempts_are_bounded(
 
 @pytest.mark.parametrize("below", [False, True], ids=["alone", "below a span"])
 def test_attempts_share_a_trace_and_are_linked(
-    service: Any, make_requests: Make, below: bool, cost_of: Callable[[dict[str, Any]], float]
+    service: Service, make_requests: MakeRequests, below: bool, cost_of: Cost
 ) -> None:
-    service.api._responder = failing(times=2)
+    service.api.responder = failing(times=2)
     executor = service.executor(max_attempts=3)
     if below:
         with service.tracers.get_tracer("service").start_as_current_span("workflow"):
@@ -142,17 +141,19 @@ def test_attempts_share_a_trace_and_are_linked(
 
 
 def test_a_batch_that_failed_whole_is_tried_again(
-    service: Any, make_requests: Make, tmp_path: Path
+    service: Service, make_requests: MakeRequests, tmp_path: Path
 ) -> None:
-    service.api._responder = failing(outcomes={"item-00000": {"type": "expired"}})
+    service.api.responder = failing(outcomes={"item-00000": {"type": "expired"}})
     executor = service.executor(max_attempts=2, state_dir=tmp_path)
     results = executor.run(make_requests(1))
     assert len(set(results.batch_ids)) == 2, "the same requests, and yet another batch"
     assert results["item-00000"].succeeded
 
 
-def test_each_result_is_streamed_once_and_final(service: Any, make_requests: Make) -> None:
-    service.api._responder = failing()
+def test_each_result_is_streamed_once_and_final(
+    service: Service, make_requests: MakeRequests
+) -> None:
+    service.api.responder = failing()
     run = service.executor(max_attempts=2).start(make_requests(10))
     ids = [result.custom_id for result in run]
     assert len(ids) == len(set(ids)) == 10
@@ -162,9 +163,9 @@ def test_each_result_is_streamed_once_and_final(service: Any, make_requests: Mak
 
 
 def test_a_follow_up_that_is_refused_leaves_the_earlier_results(
-    service: Any, make_requests: Make, caplog: pytest.LogCaptureFixture
+    service: Service, make_requests: MakeRequests, caplog: pytest.LogCaptureFixture
 ) -> None:
-    service.api._responder = failing()
+    service.api.responder = failing()
     run = service.executor(max_attempts=2).start(make_requests(10))
     service.api.fail_next(**CREATE, status=403)
     with caplog.at_level(logging.ERROR):
@@ -175,9 +176,9 @@ def test_a_follow_up_that_is_refused_leaves_the_earlier_results(
 
 
 def test_a_run_whose_follow_up_was_refused_is_gone_on_with(
-    service: Any, make_requests: Make, tmp_path: Path
+    service: Service, make_requests: MakeRequests, tmp_path: Path
 ) -> None:
-    service.api._responder = failing()
+    service.api.responder = failing()
     executor = service.executor(max_attempts=2, state_dir=tmp_path)
     run = executor.start(make_requests(10))
     service.api.fail_next(**CREATE, status=400)
@@ -189,9 +190,9 @@ def test_a_run_whose_follow_up_was_refused_is_gone_on_with(
 
 
 def test_a_follow_up_that_loses_a_result_leaves_the_earlier_one(
-    service: Any, make_requests: Make
+    service: Service, make_requests: MakeRequests
 ) -> None:
-    service.api._responder = failing()
+    service.api.responder = failing()
     results: dict[str, BatchResult] = {}
     run = service.executor(max_attempts=2).start(make_requests(10))
     for result in run:
@@ -203,17 +204,15 @@ def test_a_follow_up_that_loses_a_result_leaves_the_earlier_one(
 
 
 def test_a_run_killed_between_attempts_goes_on_where_it_was(
-    bridge: Any, make_requests: Make, api: MessageBatchesServer, otlp: OtlpCapture
+    bridge: Command, make_requests: MakeRequests, api: MessageBatchesServer, otlp: OtlpCapture
 ) -> None:
-    api._responder = failing()
+    api.responder = failing()
     bridge.environment["OTEL_BRIDGE_MAX_ATTEMPTS"] = "2"
     file = bridge.write(make_requests(10))
     running = bridge.start("run", file, "-o", "out.jsonl")
-    while not api.batch_ids:
-        time.sleep(0.02)
-    api._seconds = 60.0
-    while len(api.batch_ids) < 2:
-        time.sleep(0.02)
+    eventually(lambda: api.batch_ids)
+    api.batch_seconds = 60.0
+    eventually(lambda: len(api.batch_ids) == 2)
     running.kill()
     running.communicate()
     api.end(api.batch_ids[1])
@@ -233,21 +232,20 @@ def test_a_run_killed_between_attempts_goes_on_where_it_was(
     assert told["usage"]["output_tokens"] == output
 
 
-async def test_the_async_twin_does_the_same(service: Any, make_requests: Make) -> None:
-    service.api._responder = failing()
+async def test_the_async_twin_does_the_same(service: Service, make_requests: MakeRequests) -> None:
+    service.api.responder = failing()
     told: list[str] = []
 
     async def progress(batch: Any) -> None:
         told.append(batch.id)
 
-    executor = service.async_executor(max_attempts=2)
-    executor._on_progress = progress
+    executor = service.async_executor(progress, max_attempts=2)
     run = await executor.start(make_requests(10))
     results = [result async for result in run]
     assert len(results) == 10
     assert run.outcomes["succeeded"] == 8
     assert set(told) == {handle.id for handle in run.handles}
-    await executor.api._polling.close()
+    await service.aclose()
 
 
 def test_what_may_be_retried() -> None:
@@ -276,8 +274,8 @@ def test_a_stranger_is_never_submitted() -> None:
     assert attempts.begin() == []
 
 
-def test_an_attempt_travels_with_the_handle(service: Any, make_requests: Make) -> None:
-    service.api._responder = failing()
+def test_an_attempt_travels_with_the_handle(service: Service, make_requests: MakeRequests) -> None:
+    service.api.responder = failing()
     run = service.executor(max_attempts=2).start(make_requests(10))
     list(run)
     first, second = run.handles

@@ -8,25 +8,24 @@ import pty
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from support import Command, MakeRequests, Service, eventually, present
 
 from otel_bridge import BatchError, BatchExecutor, BatchNotFoundError, ConfigurationError
 from otel_bridge.simulator import MessageBatchesServer
 
-Make = Callable[[int], list[dict[str, Any]]]
 
-
-def test_progress_has_state_times_and_counts(service: Any, make_requests: Make) -> None:
+def test_progress_has_state_times_and_counts(service: Service, make_requests: MakeRequests) -> None:
     told: list[tuple[Any, ...]] = []
-    executor = service.executor()
-    executor._on_progress = lambda batch: told.append(
-        (batch.status, batch.elapsed, batch.expires_at - batch.created_at, batch.counts)
-    )
+
+    def progress(batch: Any) -> None:
+        life = present(batch.expires_at) - batch.created_at
+        told.append((batch.status, batch.elapsed, life, batch.counts))
+
+    executor = service.executor(progress)
     executor.run(make_requests(5))
     first, last = told[0], told[-1]
     assert (first[0], last[0]) == ("in_progress", "ended")
@@ -36,23 +35,24 @@ def test_progress_has_state_times_and_counts(service: Any, make_requests: Make) 
     assert last[3]["processing"] == 0
 
 
-async def test_progress_may_be_awaited(service: Any, make_requests: Make, caplog: Any) -> None:
+async def test_progress_may_be_awaited(
+    service: Service, make_requests: MakeRequests, caplog: Any
+) -> None:
     told: list[str] = []
 
     async def progress(batch: Any) -> None:
         told.append(batch.status)
         raise KeyError
 
-    executor = service.async_executor()
-    executor._on_progress = progress
+    executor = service.async_executor(progress)
     assert len(await executor.run(make_requests(2))) == 2
     assert told[-1] == "ended"
     assert "on_progress failed; the batch goes on: KeyError" in caplog.text
-    await executor.api._polling.close()
+    await service.aclose()
 
 
 def test_batches_can_be_described_listed_and_canceled(
-    service: Any, make_requests: Make, api: MessageBatchesServer
+    service: Service, make_requests: MakeRequests, api: MessageBatchesServer
 ) -> None:
     executor = service.executor()
     ids = [api.add_batch(make_requests(3), seconds=60) for _ in range(2)]
@@ -72,7 +72,7 @@ def test_batches_can_be_described_listed_and_canceled(
 
 
 async def test_the_async_twin_does_the_same(
-    service: Any, make_requests: Make, api: MessageBatchesServer
+    service: Service, make_requests: MakeRequests, api: MessageBatchesServer
 ) -> None:
     executor = service.async_executor()
     batch_id = api.add_batch(make_requests(3), seconds=60)
@@ -80,17 +80,16 @@ async def test_the_async_twin_does_the_same(
     listed = await executor.since(datetime.now(UTC) - timedelta(hours=1))
     assert [batch.id for batch in listed] == [batch_id]
     assert (await executor.cancel(batch_id)).status == "canceling"
-    await executor.api._polling.close()
+    await service.aclose()
 
 
 def test_watch_shows_several_until_they_end(
-    bridge: Any, make_requests: Make, api: MessageBatchesServer
+    bridge: Command, make_requests: MakeRequests, api: MessageBatchesServer
 ) -> None:
     done = api.add_batch(make_requests(2), seconds=0)
     slow = api.add_batch(make_requests(3), seconds=60)
     running = bridge.start("watch", done, slow, "--json")
-    while sum(request.path.endswith(slow) for request in api.requests) < 2:
-        time.sleep(0.02)
+    eventually(lambda: sum(request.path.endswith(slow) for request in api.requests) >= 2)
     api.end(slow)
     out, err = running.communicate(timeout=30)
     told = json.loads(out)["batches"]
@@ -105,8 +104,7 @@ def test_watch_shows_several_until_they_end(
     assert bridge("watch").stderr == "otel-bridge: no batch is in progress\n"
     other = api.add_batch(make_requests(4), seconds=60)
     running = bridge.start("watch")
-    while not any(request.path.endswith(other) for request in api.requests):
-        time.sleep(0.02)
+    eventually(lambda: any(request.path.endswith(other) for request in api.requests))
     api.end(other)
     assert f"{other}: ended, 4 requests" in running.communicate(timeout=30)[1]
     assert bridge("watch", "msgbatch_none").returncode == 1
@@ -115,7 +113,7 @@ def test_watch_shows_several_until_they_end(
 class Terminal:
     """The command on a terminal of its own, as someone sees it."""
 
-    def __init__(self, bridge: Any, *arguments: str) -> None:
+    def __init__(self, bridge: Command, *arguments: str) -> None:
         self.master, slave = pty.openpty()
         self.process = subprocess.Popen(
             [sys.executable, "-m", "otel_bridge.cli", *arguments],
@@ -153,11 +151,10 @@ class Terminal:
 
 
 @pytest.fixture
-def running(bridge: Any, make_requests: Make, api: MessageBatchesServer) -> Terminal:
-    api._seconds = 60
+def running(bridge: Command, make_requests: MakeRequests, api: MessageBatchesServer) -> Terminal:
+    api.batch_seconds = 60
     terminal = Terminal(bridge, "run", bridge.write(make_requests(2)), "-o", "out.jsonl")
-    while not any(request.method == "GET" for request in api.requests):
-        time.sleep(0.05)
+    eventually(lambda: any(request.method == "GET" for request in api.requests))
     terminal.until("expires in")
     return terminal
 
@@ -198,7 +195,7 @@ def test_sigterm_asks_nobody(running: Terminal, api: MessageBatchesServer) -> No
     assert f"`otel-bridge collect {api.batch_ids[0]}` reads it" in running.seen
 
 
-def test_the_sync_executor_takes_no_callback_that_it_cannot_await(service: Any) -> None:
+def test_the_sync_executor_takes_no_callback_that_it_cannot_await(service: Service) -> None:
     async def progress(_: Any) -> None: ...
 
     with pytest.raises(ConfigurationError, match="use AsyncBatchExecutor"):

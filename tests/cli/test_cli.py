@@ -9,18 +9,16 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
+from support import Command, MakeRequests, eventually, present
 
 from otel_bridge import BatchHandle, PartialSubmissionError, RequestsError
 from otel_bridge.cli import commands
 from otel_bridge.cli.options import read_requests
 from otel_bridge.simulator import LangSmithCapture, MessageBatchesServer, OtlpCapture
 
-Make = Callable[[int], list[dict[str, Any]]]
 DEAD = "http://127.0.0.1:9"
 
 
@@ -32,7 +30,7 @@ def one_line(ran: subprocess.CompletedProcess[str]) -> str:
     return lines[0]
 
 
-def test_the_demo_agrees_in_under_fifteen_seconds(bridge: Any) -> None:
+def test_the_demo_agrees_in_under_fifteen_seconds(bridge: Command) -> None:
     started = time.monotonic()
     ran = bridge("demo", "--json")
     assert time.monotonic() - started < 15
@@ -46,7 +44,7 @@ def test_the_demo_agrees_in_under_fifteen_seconds(bridge: Any) -> None:
     assert all(figures.values()), "the demo shows every token type and outcome"
 
 
-def test_the_demo_for_people_shows_tree_and_table(bridge: Any) -> None:
+def test_the_demo_for_people_shows_tree_and_table(bridge: Command) -> None:
     ran = bridge("demo", "--requests", "12", "--seconds", "0.2")
     assert ran.returncode == 0
     assert "nightly-review" in ran.stdout
@@ -54,7 +52,7 @@ def test_the_demo_for_people_shows_tree_and_table(bridge: Any) -> None:
     assert "✗" not in ran.stdout.partition("One truth")[2]
 
 
-def test_the_demo_goes_to_a_real_endpoint_as_well(bridge: Any, otlp: OtlpCapture) -> None:
+def test_the_demo_goes_to_a_real_endpoint_as_well(bridge: Command, otlp: OtlpCapture) -> None:
     bridge.environment["OTEL_EXPORTER_OTLP_HEADERS"] = "x-tenant=demo"
     ran = bridge("demo", "--otlp", "--json", "--seconds", "0.2")
     assert ran.returncode == 0, ran.stderr
@@ -68,7 +66,7 @@ def test_the_demo_goes_to_a_real_endpoint_as_well(bridge: Any, otlp: OtlpCapture
     assert told["backends"][f"otlp at {otlp.url}"]["sent"] == len(otlp.unique_spans())
 
 
-def test_no_export_of_the_demo_takes_its_exemplars_away(bridge: Any, otlp: OtlpCapture) -> None:
+def test_no_export_of_the_demo_takes_its_exemplars_away(bridge: Command, otlp: OtlpCapture) -> None:
     assert bridge("demo", "--otlp", "--seconds", "3").returncode == 0
     exports = [request.body for request in otlp.requests if "metrics" in request.path]
     exports = [gzip.decompress(body) if body[:2] == b"\x1f\x8b" else body for body in exports]
@@ -76,7 +74,9 @@ def test_no_export_of_the_demo_takes_its_exemplars_away(bridge: Any, otlp: OtlpC
     assert told in ([True], [False, True])
 
 
-def test_the_demo_says_what_a_real_endpoint_did_not_take(bridge: Any, otlp: OtlpCapture) -> None:
+def test_the_demo_says_what_a_real_endpoint_did_not_take(
+    bridge: Command, otlp: OtlpCapture
+) -> None:
     otlp.fail_next(path="metrics", status=404, times=float("inf"))
     ran = bridge("demo", "--otlp", "--seconds", "0.2")
     assert ran.returncode == 1
@@ -84,7 +84,7 @@ def test_the_demo_says_what_a_real_endpoint_did_not_take(bridge: Any, otlp: Otlp
     assert complaint.startswith(f"otel-bridge: OTLP at {otlp.url}: the metrics did not reach")
 
 
-def test_the_demo_wants_an_endpoint_that_answers(bridge: Any) -> None:
+def test_the_demo_wants_an_endpoint_that_answers(bridge: Command) -> None:
     bridge.environment["OTEL_EXPORTER_OTLP_ENDPOINT"] = "http://127.0.0.1:9"
     for endpoint, told in (
         (DEAD, f"nothing takes OTLP over HTTP at {DEAD}"),
@@ -97,7 +97,10 @@ def test_the_demo_wants_an_endpoint_that_answers(bridge: Any) -> None:
 
 
 def test_run_writes_the_apis_lines_and_sums_up(
-    bridge: Any, make_requests: Make, api: MessageBatchesServer, langsmith: LangSmithCapture
+    bridge: Command,
+    make_requests: MakeRequests,
+    api: MessageBatchesServer,
+    langsmith: LangSmithCapture,
 ) -> None:
     ran = bridge("run", bridge.write(make_requests(60)), "-o", "out.jsonl", "--json")
     assert ran.returncode == 0, ran.stderr
@@ -120,7 +123,9 @@ def test_run_writes_the_apis_lines_and_sums_up(
     assert list(map(json.loads, lines)) == api.results(batch_id)
 
 
-def test_results_go_to_stdout_and_the_summary_to_stderr(bridge: Any, make_requests: Make) -> None:
+def test_results_go_to_stdout_and_the_summary_to_stderr(
+    bridge: Command, make_requests: MakeRequests
+) -> None:
     text = "\n".join(map(json.dumps, make_requests(4)))
     ran = bridge("run", "-", stdin=text)
     assert ran.returncode == 0
@@ -129,7 +134,9 @@ def test_results_go_to_stdout_and_the_summary_to_stderr(bridge: Any, make_reques
         assert word in ran.stderr
 
 
-def test_json_without_output_still_keeps_the_results(bridge: Any, make_requests: Make) -> None:
+def test_json_without_output_still_keeps_the_results(
+    bridge: Command, make_requests: MakeRequests
+) -> None:
     ran = bridge("run", bridge.write(make_requests(4)), "--json")
     told = json.loads(ran.stdout)
     assert told["output"] == f"{told['batches'][0]}.jsonl"
@@ -137,7 +144,7 @@ def test_json_without_output_still_keeps_the_results(bridge: Any, make_requests:
 
 
 def test_failed_requests_matter_to_the_status_only_when_asked(
-    bridge: Any, make_requests: Make
+    bridge: Command, make_requests: MakeRequests
 ) -> None:
     bad = bridge.write([{**make_requests(1)[0], "custom_id": "a-errored-1"}])
     assert bridge("run", bad, "-o", "out").returncode == 0
@@ -146,8 +153,8 @@ def test_failed_requests_matter_to_the_status_only_when_asked(
 
 @pytest.mark.parametrize("fault", ["refuses", "hangs"])
 def test_backends_that_are_down_cost_no_result(
-    bridge: Any,
-    make_requests: Make,
+    bridge: Command,
+    make_requests: MakeRequests,
     api: MessageBatchesServer,
     otlp: OtlpCapture,
     langsmith: LangSmithCapture,
@@ -179,7 +186,7 @@ def test_backends_that_are_down_cost_no_result(
 
 
 def test_a_refused_key_is_said_in_one_line(
-    bridge: Any, make_requests: Make, langsmith: LangSmithCapture
+    bridge: Command, make_requests: MakeRequests, langsmith: LangSmithCapture
 ) -> None:
     langsmith.refuse_all(401)
     ran = bridge("run", bridge.write(make_requests(5)), "-o", "out.jsonl", "--json")
@@ -220,7 +227,7 @@ def test_a_bad_file_is_named_with_its_line(tmp_path: Path, data: bytes, reason: 
 
 
 def test_the_last_line_counts_as_much_as_the_first(
-    bridge: Any, make_requests: Make, api: MessageBatchesServer
+    bridge: Command, make_requests: MakeRequests, api: MessageBatchesServer
 ) -> None:
     good = make_requests(3)
     ran = bridge("submit", bridge.write([*good, good[0]]))
@@ -281,8 +288,8 @@ def test_the_last_line_counts_as_much_as_the_first(
     ],
 )
 def test_bad_input_is_one_line_that_names_the_place(
-    bridge: Any,
-    make_requests: Make,
+    bridge: Command,
+    make_requests: MakeRequests,
     api: MessageBatchesServer,
     arguments: list[str],
     environment: dict[str, str],
@@ -310,7 +317,7 @@ def test_bad_input_is_one_line_that_names_the_place(
     ],
 )
 def test_what_is_no_handle_is_said_in_one_line(
-    bridge: Any, api: MessageBatchesServer, told: str
+    bridge: Command, api: MessageBatchesServer, told: str
 ) -> None:
     (bridge.folder / "batch.json").write_text(told)
     ran = bridge("collect", "batch.json", "--json")
@@ -321,7 +328,7 @@ def test_what_is_no_handle_is_said_in_one_line(
 
 @pytest.mark.parametrize("folder", [None, "/proc"])
 def test_the_rest_of_the_requests_is_kept_where_it_can_be(
-    tmp_path: Path, make_requests: Make, monkeypatch: pytest.MonkeyPatch, folder: str | None
+    tmp_path: Path, make_requests: MakeRequests, monkeypatch: pytest.MonkeyPatch, folder: str | None
 ) -> None:
     (tmp_path / "temporary").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
@@ -332,25 +339,23 @@ def test_the_rest_of_the_requests_is_kept_where_it_can_be(
         "2 requests are in no batch", [BatchHandle("msgbatch_1", 1)], make_requests(2)
     )
     told = path if folder else name
-    assert str(commands._to_go_on(lack)) == f"{lack}; submit {told} to go on"
+    go_on = commands._to_go_on  # noqa: SLF001 - a folder cannot be made unwritable for root
+    assert str(go_on(lack)) == f"{lack}; submit {told} to go on"
     assert read_requests(str(path)) == make_requests(2)
     assert path.stat().st_mode & 0o777 == 0o600
     monkeypatch.chdir("/proc")
     monkeypatch.setattr(tempfile, "tempdir", "/proc")
-    assert "; submit the requests from 'item-00000' on" in str(commands._to_go_on(lack))
+    assert "; submit the requests from 'item-00000' on" in str(go_on(lack))
 
 
 def test_interrupted_twice_while_telemetry_is_sent_it_leaves_with_one_line_each(
-    bridge: Any, make_requests: Make, api: MessageBatchesServer, otlp: OtlpCapture
+    bridge: Command, make_requests: MakeRequests, otlp: OtlpCapture
 ) -> None:
     otlp.hang_all()
     running = bridge.start("run", bridge.write(make_requests(2)), "-o", "out.jsonl")
-    while not any(request.path.endswith("results") for request in api.requests):
-        time.sleep(0.01)
-    time.sleep(0.5)
+    eventually(lambda: otlp.requests)
     running.send_signal(signal.SIGINT)
-    assert any("interrupted" in line for line in iter(running.stderr.readline, ""))
-    time.sleep(0.5)
+    assert any("interrupted" in line for line in iter(present(running.stderr).readline, ""))
     running.send_signal(signal.SIGINT)
     _, rest = running.communicate(timeout=30)
     assert rest == "otel-bridge: interrupted again; telemetry is left unsent\n"
@@ -359,7 +364,7 @@ def test_interrupted_twice_while_telemetry_is_sent_it_leaves_with_one_line_each(
 
 
 def test_results_that_cannot_be_written_can_be_read_again(
-    bridge: Any, make_requests: Make, api: MessageBatchesServer
+    bridge: Command, make_requests: MakeRequests, api: MessageBatchesServer
 ) -> None:
     ran = bridge("run", bridge.write(make_requests(300)), "-o", "/dev/full")
     assert ran.returncode == 1
@@ -372,9 +377,9 @@ def test_results_that_cannot_be_written_can_be_read_again(
 
 
 def test_interrupted_the_batch_goes_on(
-    bridge: Any, make_requests: Make, api: MessageBatchesServer
+    bridge: Command, make_requests: MakeRequests, api: MessageBatchesServer
 ) -> None:
-    api._seconds = 60
+    api.batch_seconds = 60
     running = subprocess.Popen(
         [sys.executable, "-m", "otel_bridge.cli", "run", bridge.write(make_requests(2))],
         cwd=bridge.folder,
@@ -382,8 +387,7 @@ def test_interrupted_the_batch_goes_on(
         stderr=subprocess.PIPE,
         text=True,
     )
-    while not any(request.method == "GET" for request in api.requests):
-        time.sleep(0.05)
+    eventually(lambda: any(request.method == "GET" for request in api.requests))
     running.send_signal(signal.SIGINT)
     _, said = running.communicate(timeout=30)
     assert running.returncode == 1
@@ -393,7 +397,7 @@ def test_interrupted_the_batch_goes_on(
 
 
 def test_a_refusal_of_the_api_is_one_line(
-    bridge: Any, make_requests: Make, api: MessageBatchesServer
+    bridge: Command, make_requests: MakeRequests, api: MessageBatchesServer
 ) -> None:
     api.refuse_all(401)
     ran = bridge("run", bridge.write(make_requests(1)))
@@ -404,7 +408,7 @@ def test_a_refusal_of_the_api_is_one_line(
 
 
 def test_without_backends_the_command_just_runs(
-    bridge: Any, make_requests: Make, otlp: OtlpCapture, langsmith: LangSmithCapture
+    bridge: Command, make_requests: MakeRequests, otlp: OtlpCapture, langsmith: LangSmithCapture
 ) -> None:
     for name in ("OTEL_EXPORTER_OTLP_ENDPOINT", "LANGSMITH_TRACING"):
         del bridge.environment[name]
@@ -418,7 +422,7 @@ def test_without_backends_the_command_just_runs(
 
 
 def test_a_services_own_provider_is_used_as_it_stands(
-    bridge: Any, make_requests: Make, otlp: OtlpCapture
+    bridge: Command, make_requests: MakeRequests, otlp: OtlpCapture
 ) -> None:
     bridge.environment |= {
         "OTEL_TRACES_EXPORTER": "otlp",

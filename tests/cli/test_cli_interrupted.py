@@ -4,22 +4,11 @@ from __future__ import annotations
 
 import json
 import signal
-import time
-from collections.abc import Callable
-from typing import Any
 
 import pytest
+from support import Command, MakeRequests, eventually
 
 from otel_bridge.simulator import MessageBatchesServer
-
-Make = Callable[[int], list[dict[str, Any]]]
-
-
-def until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline, "it never came to that"
-        time.sleep(0.01)
 
 
 def complaint(stderr: str) -> str:
@@ -32,7 +21,7 @@ def complaint(stderr: str) -> str:
 
 @pytest.mark.parametrize("path", [r"msgbatch_[a-z0-9]+$", "results$"])
 def test_a_run_that_ends_while_it_waits_or_reads_names_the_command_that_goes_on(
-    bridge: Any, make_requests: Make, api: MessageBatchesServer, path: str
+    bridge: Command, make_requests: MakeRequests, api: MessageBatchesServer, path: str
 ) -> None:
     api.fail_next("GET", path, status=403, times=float("inf"))
     ran = bridge("run", bridge.write(make_requests(3)), "-o", "out.jsonl")
@@ -46,13 +35,13 @@ def test_a_run_that_ends_while_it_waits_or_reads_names_the_command_that_goes_on(
 
 
 def test_all_batches_are_named_where_there_are_several(
-    bridge: Any, make_requests: Make, api: MessageBatchesServer
+    bridge: Command, make_requests: MakeRequests, api: MessageBatchesServer
 ) -> None:
     ids = [api.add_batch(make_requests(2), seconds=60) for _ in range(2)]
     handles = [{"id": each, "request_count": 2} for each in ids]
     (bridge.folder / "handles.json").write_text(json.dumps({"handles": handles}))
     running = bridge.start("collect", "handles.json", "-o", "out.jsonl")
-    until(lambda: any(request.method == "GET" for request in api.requests))
+    eventually(lambda: any(request.method == "GET" for request in api.requests))
     running.send_signal(signal.SIGINT)
     _, said = running.communicate(timeout=30)
     commands = ", ".join(f"`otel-bridge collect {each}`" for each in ids)
@@ -64,12 +53,12 @@ def test_all_batches_are_named_where_there_are_several(
 
 
 def test_interrupted_while_it_is_created_a_batch_is_found_by_the_next_run(
-    bridge: Any, make_requests: Make, api: MessageBatchesServer
+    bridge: Command, make_requests: MakeRequests, api: MessageBatchesServer
 ) -> None:
     file = bridge.write(make_requests(3))
     api.fail_next("POST", "batches$", action="accept_then_hang")
     running = bridge.start("run", file, "-o", "out.jsonl")
-    until(lambda: api.batch_ids)
+    eventually(lambda: api.batch_ids)
     running.send_signal(signal.SIGINT)
     _, said = running.communicate(timeout=30)
     assert running.returncode == 1
@@ -81,7 +70,7 @@ def test_interrupted_while_it_is_created_a_batch_is_found_by_the_next_run(
 
 @pytest.mark.parametrize("command", ["run", "submit"])
 def test_new_batches_are_made_whatever_became_of_earlier_ones(
-    bridge: Any, make_requests: Make, api: MessageBatchesServer, command: str
+    bridge: Command, make_requests: MakeRequests, api: MessageBatchesServer, command: str
 ) -> None:
     file = bridge.write(make_requests(3))
     for _ in range(2):
@@ -96,7 +85,7 @@ def test_new_batches_are_made_whatever_became_of_earlier_ones(
 @pytest.mark.parametrize("url", ["foo", "http://[::1"])
 @pytest.mark.parametrize("command", ["run", "estimate", "collect", "backfill"])
 def test_a_url_to_which_nothing_can_be_sent_is_named(
-    bridge: Any, make_requests: Make, command: str, url: str
+    bridge: Command, make_requests: MakeRequests, command: str, url: str
 ) -> None:
     bridge.environment["ANTHROPIC_BASE_URL"] = url
     reading = command in ("collect", "backfill")
@@ -106,6 +95,6 @@ def test_a_url_to_which_nothing_can_be_sent_is_named(
 
 
 @pytest.mark.parametrize("url", ["foo", "http://[::1"])
-def test_the_doctor_names_it_too(bridge: Any, url: str) -> None:
+def test_the_doctor_names_it_too(bridge: Command, url: str) -> None:
     bridge.environment["ANTHROPIC_BASE_URL"] = url
     assert "ANTHROPIC_BASE_URL cannot be used" in bridge("doctor").stdout

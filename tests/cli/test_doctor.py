@@ -9,6 +9,7 @@ from threading import Thread
 from typing import Any
 
 import pytest
+from support import Command, MakeRequests
 
 from otel_bridge.batches.probing import skew
 from otel_bridge.cli.doctor import skew_check
@@ -28,7 +29,7 @@ meter_provider:
 SECRET = "sk-ant-0123456789-abcdefgh-SECR"
 
 
-def examined(bridge: Any) -> tuple[int, dict[tuple[str, str], dict[str, str]]]:
+def examined(bridge: Command) -> tuple[int, dict[tuple[str, str], dict[str, str]]]:
     ran = bridge("doctor", "--json")
     assert ran.stderr == ""
     told = json.loads(ran.stdout)
@@ -37,7 +38,7 @@ def examined(bridge: Any) -> tuple[int, dict[tuple[str, str], dict[str, str]]]:
 
 
 def test_all_is_well(
-    bridge: Any, api: MessageBatchesServer, otlp: OtlpCapture, langsmith: LangSmithCapture
+    bridge: Command, api: MessageBatchesServer, otlp: OtlpCapture, langsmith: LangSmithCapture
 ) -> None:
     bridge.environment |= {"ANTHROPIC_API_KEY": SECRET, "LANGSMITH_API_KEY": SECRET}
     bridge.environment["OTEL_EXPORTER_OTLP_HEADERS"] = f"authorization={SECRET}"
@@ -67,7 +68,7 @@ def test_all_is_well(
         ("LangSmith", "LANGSMITH_ENDPOINT"),
     ],
 )
-def test_what_does_not_answer_is_named(bridge: Any, backend: str, variable: str) -> None:
+def test_what_does_not_answer_is_named(bridge: Command, backend: str, variable: str) -> None:
     bridge.environment[variable] = DEAD
     status, checks = examined(bridge)
     assert status == 1
@@ -78,9 +79,9 @@ def test_what_does_not_answer_is_named(bridge: Any, backend: str, variable: str)
 
 
 def test_refused_keys_are_told_apart(
-    bridge: Any, api: MessageBatchesServer, langsmith: LangSmithCapture
+    bridge: Command, api: MessageBatchesServer, langsmith: LangSmithCapture
 ) -> None:
-    api._api_key = langsmith._api_key = "another"
+    api.api_key = langsmith.api_key = "another"
     status, checks = examined(bridge)
     assert status == 1
     assert "401 invalid x-api-key" in checks["backends", "Anthropic API"]["detail"]
@@ -92,7 +93,7 @@ def test_refused_keys_are_told_apart(
     assert "set ANTHROPIC_API_KEY" in checks["backends", "Anthropic API"]["detail"]
 
 
-def test_a_bad_value_is_worse(bridge: Any) -> None:
+def test_a_bad_value_is_worse(bridge: Command) -> None:
     bridge.environment |= {"OTEL_BRIDGE_MAX_COST": "much", "LANGCHAIN_PROJECT": "old"}
     bridge.environment["OTEL_BRIDGE_STATE_DIR"] = "/dev/null/x"
     status, checks = examined(bridge)
@@ -103,7 +104,7 @@ def test_a_bad_value_is_worse(bridge: Any) -> None:
 
 
 def test_what_is_off_is_skipped_and_what_conflicts_is_said(
-    bridge: Any, otlp: OtlpCapture, langsmith: LangSmithCapture
+    bridge: Command, otlp: OtlpCapture, langsmith: LangSmithCapture
 ) -> None:
     del bridge.environment["OTEL_EXPORTER_OTLP_ENDPOINT"]
     bridge.environment |= {
@@ -142,7 +143,7 @@ def test_no_secret_is_shown() -> None:
     assert masked("URL", "https://host/x?key=secret") == "https://host/x?****"
 
 
-def test_no_secret_is_shown_of_what_does_not_answer(bridge: Any) -> None:
+def test_no_secret_is_shown_of_what_does_not_answer(bridge: Command) -> None:
     url = DEAD.replace("//", "//user:hunter2@") + "/x?token=hunter2"
     for backend in ("ANTHROPIC_BASE_URL", "LANGSMITH_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"):
         bridge.environment[backend] = url
@@ -162,7 +163,7 @@ class _Page(BaseHTTPRequestHandler):
     def log_message(self, *_: Any) -> None: ...
 
 
-def test_what_is_another_service_is_no_backend(bridge: Any) -> None:
+def test_what_is_another_service_is_no_backend(bridge: Command) -> None:
     with ThreadingHTTPServer(("127.0.0.1", 0), _Page) as server:
         Thread(target=server.serve_forever, daemon=True).start()
         url = f"http://127.0.0.1:{server.server_port}"
@@ -185,7 +186,7 @@ def test_what_is_another_service_is_no_backend(bridge: Any) -> None:
         ("OTEL_BRIDGE_REDACTION", "no.such:hook"),
     ],
 )
-def test_what_a_run_refuses_is_wrong(bridge: Any, variable: str, value: str) -> None:
+def test_what_a_run_refuses_is_wrong(bridge: Command, variable: str, value: str) -> None:
     bridge.environment[variable] = value
     ran = bridge("doctor", "--json")
     wrong = [each for each in json.loads(ran.stdout)["checks"] if each["severity"] == "wrong"]
@@ -203,7 +204,7 @@ def test_what_a_run_refuses_is_wrong(bridge: Any, variable: str, value: str) -> 
     ],
 )
 def test_what_opentelemetry_refuses_is_wrong(
-    bridge: Any, make_requests: Any, variable: str, value: str, told: str
+    bridge: Command, make_requests: MakeRequests, variable: str, value: str, told: str
 ) -> None:
     bridge.write(make_requests(1))
     bridge.environment[variable] = value
@@ -217,7 +218,7 @@ def test_what_opentelemetry_refuses_is_wrong(
         assert told in text
 
 
-def test_a_configuration_file_says_where_spans_go(bridge: Any, otlp: OtlpCapture) -> None:
+def test_a_configuration_file_says_where_spans_go(bridge: Command, otlp: OtlpCapture) -> None:
     bridge.environment["OTEL_CONFIG_FILE"] = "otel.yaml"
     (bridge.folder / "otel.yaml").write_text(FILE.format(otlp.url))
     status, checks = examined(bridge)
@@ -226,14 +227,14 @@ def test_a_configuration_file_says_where_spans_go(bridge: Any, otlp: OtlpCapture
     assert otlp.requests == []
 
 
-def test_an_endpoint_that_is_no_url_is_named(bridge: Any) -> None:
+def test_an_endpoint_that_is_no_url_is_named(bridge: Command) -> None:
     bridge.environment["LANGSMITH_ENDPOINT"] = "localhost"
     status, checks = examined(bridge)
     assert status == 1
     assert "LANGSMITH_ENDPOINT is no URL" in checks["backends", "LangSmith"]["detail"]
 
 
-def test_nothing_leaves_where_telemetry_is_off(bridge: Any) -> None:
+def test_nothing_leaves_where_telemetry_is_off(bridge: Command) -> None:
     bridge.environment["OTEL_SDK_DISABLED"] = "true"
     _, checks = examined(bridge)
     for backend in ("OTLP", "LangSmith"):

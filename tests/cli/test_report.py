@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
 from typing import Any
@@ -12,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pyarrow import parquet
+from support import Command, Cost, MakeRequests
 
 from otel_bridge.cli import charts
 from otel_bridge.cli.report import Report, dollars
@@ -19,7 +19,6 @@ from otel_bridge.domain.pricing import at_list_price, price, without_cache
 from otel_bridge.domain.usage import TokenUsage
 from otel_bridge.simulator import MessageBatchesServer
 
-Make = Callable[[int], list[dict[str, Any]]]
 COUNTS = st.integers(0, 100_000)
 
 
@@ -38,10 +37,10 @@ class Page(HTMLParser):
 
 
 def test_the_report_tells_what_the_api_does(
-    bridge: Any,
-    make_requests: Make,
+    bridge: Command,
+    make_requests: MakeRequests,
     api: MessageBatchesServer,
-    cost_of: Callable[[dict[str, Any]], float],
+    cost_of: Cost,
 ) -> None:
     for count in (40, 20):
         assert bridge("run", bridge.write(make_requests(count)), "-o", "out").returncode == 0
@@ -75,7 +74,7 @@ def test_the_report_tells_what_the_api_does(
 
 
 def test_a_batch_collected_twice_is_reported_once(
-    bridge: Any, make_requests: Make, api: MessageBatchesServer
+    bridge: Command, make_requests: MakeRequests, api: MessageBatchesServer
 ) -> None:
     bridge("run", bridge.write(make_requests(9)), "-o", "out")
     bridge("collect", api.batch_ids[0], "-o", "out")
@@ -84,7 +83,7 @@ def test_a_batch_collected_twice_is_reported_once(
     assert told["usage"]["output_tokens"] == api.truth(api.batch_ids[0])["output_tokens"]
 
 
-def test_nothing_recorded_is_said(bridge: Any) -> None:
+def test_nothing_recorded_is_said(bridge: Command) -> None:
     assert "No batch was recorded" in bridge("report").stdout
     assert bridge("report", "-o", "r.html").returncode == 0
     assert "<svg" not in (bridge.folder / "r.html").read_text()
@@ -138,10 +137,10 @@ def test_a_cost_without_cache_is_that_of_plain_input(
 
 
 def test_results_are_a_table(
-    bridge: Any,
-    make_requests: Make,
+    bridge: Command,
+    make_requests: MakeRequests,
     api: MessageBatchesServer,
-    cost_of: Callable[[dict[str, Any]], float],
+    cost_of: Cost,
 ) -> None:
     ran = bridge("run", bridge.write(make_requests(60)), "-o", "out.parquet")
     assert ran.returncode == 0, ran.stderr
@@ -163,7 +162,7 @@ def test_results_are_a_table(
             assert (row["text"], row["output_tokens"]) == (None, 0)
 
 
-def test_a_table_needs_its_library(bridge: Any, make_requests: Make) -> None:
+def test_a_table_needs_its_library(bridge: Command, make_requests: MakeRequests) -> None:
     (bridge.folder / "pyarrow.py").write_text("raise ModuleNotFoundError(name='pyarrow')")
     bridge.environment["PYTHONPATH"] = str(bridge.folder)
     ran = bridge("run", bridge.write(make_requests(1)), "-o", "out.parquet")

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pyarrow import parquet
+from support import Command, Instrument, MakeRequests, Service
 
 from otel_bridge import BatchResult, Cost, TokenUsage, semconv
 from otel_bridge.domain import outcome as outcomes_of
@@ -19,7 +19,6 @@ from otel_bridge.domain import pricing
 from otel_bridge.domain.batch import OUTCOMES, UNKNOWN, BatchInfo
 from otel_bridge.domain.reader import LineBuffer, ReadPass, ResultTracker
 
-Make = Callable[[int], list[dict[str, Any]]]
 MODEL = "claude-haiku-4-5-20251001"
 
 
@@ -66,7 +65,7 @@ COUNT = len(STRANGE) + len(NAMELESS)
 CONTENT = {"span_content": True, "langsmith_content": True, "max_request_spans": None}
 
 
-def all_are_told(service: Any, outcomes: Counter[str]) -> None:
+def all_are_told(service: Service, outcomes: Counter[str]) -> None:
     service.flush()
     spans = [s for s in service.otlp.unique_spans() if s.name.startswith("chat")]
     assert Counter(span.attributes[semconv.BATCH_OUTCOME] for span in spans) == outcomes
@@ -97,7 +96,7 @@ def read_everything(results: list[BatchResult], lines: list[Any]) -> None:
 
 
 def test_a_result_is_priced_once(
-    service: Any, make_requests: Make, monkeypatch: pytest.MonkeyPatch
+    service: Service, make_requests: MakeRequests, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     priced: list[str] = []
 
@@ -113,22 +112,25 @@ def test_a_result_is_priced_once(
 
 
 def test_no_result_is_lost_where_prices_cannot_be_had(
-    service: Any, make_requests: Make, monkeypatch: pytest.MonkeyPatch
+    service: Service, make_requests: MakeRequests, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*_: object, **__: object) -> None:
         raise RuntimeError
 
-    pricing._rates.cache_clear()
+    forget_rates = pricing._rates.cache_clear  # noqa: SLF001 - of other tests
+    forget_rates()
     monkeypatch.setattr(pricing, "calc_price", broken)
     results = service.executor().run(make_requests(40))
-    pricing._rates.cache_clear()
+    forget_rates()
     assert len(results) == 40
     assert {result.cost for result in results.succeeded.values()} == {None}
     assert {result.cost for result in results.failed.values()} == {Cost()}
 
 
 @pytest.mark.parametrize("cut", [False, True])
-def test_malformed_lines_are_given_and_told(service: Any, make_requests: Make, cut: bool) -> None:
+def test_malformed_lines_are_given_and_told(
+    service: Service, make_requests: MakeRequests, cut: bool
+) -> None:
     requests = make_requests(COUNT)
     lines, outcomes = strange(requests)
     executor = service.executor(**CONTENT)
@@ -140,19 +142,21 @@ def test_malformed_lines_are_given_and_told(service: Any, make_requests: Make, c
     all_are_told(service, outcomes)
 
 
-async def test_the_async_twin_gives_and_tells_them_too(service: Any, make_requests: Make) -> None:
+async def test_the_async_twin_gives_and_tells_them_too(
+    service: Service, make_requests: MakeRequests
+) -> None:
     requests = make_requests(COUNT)
     lines, outcomes = strange(requests)
     executor = service.async_executor(**CONTENT)
     (handle,) = await executor.submit(requests)
     service.api.replace_results(handle.id, lines)
     read_everything([result async for result in executor.collect(handle)], lines)
-    await executor.api._polling.close()
+    await service.aclose()
     all_are_told(service, outcomes)
 
 
 def test_malformed_lines_that_other_code_reads_are_told(
-    service: Any, make_requests: Make, instrument: Callable[..., None]
+    service: Service, make_requests: MakeRequests, instrument: Instrument
 ) -> None:
     requests = make_requests(COUNT)
     lines, outcomes = strange(requests)
@@ -166,7 +170,7 @@ def test_malformed_lines_that_other_code_reads_are_told(
 
 @pytest.mark.parametrize("name", ["out.jsonl", "out.parquet"])
 def test_the_command_writes_malformed_lines(
-    bridge: Any, make_requests: Make, api: Any, name: str
+    bridge: Command, make_requests: MakeRequests, api: Any, name: str
 ) -> None:
     requests = make_requests(COUNT)
     lines, outcomes = strange(requests)
@@ -186,7 +190,7 @@ def test_the_command_writes_malformed_lines(
 
 @pytest.mark.parametrize("method", ["native", "tool"])
 def test_malformed_lines_are_failures_of_structured_runs(
-    service: Any, make_requests: Make, method: str
+    service: Service, make_requests: MakeRequests, method: Literal["native", "tool"]
 ) -> None:
     requests = make_requests(len(STRANGE))
     results = dict(zip([each["custom_id"] for each in requests], STRANGE, strict=True))
@@ -194,7 +198,7 @@ def test_malformed_lines_are_failures_of_structured_runs(
     def respond(request: Any, _: object) -> Any:
         return results[request["custom_id"]][0]
 
-    service.api._responder = respond
+    service.api.responder = respond
     empty = {"type": "object", "properties": {}}
     scored = service.executor().run_structured(
         empty, requests, model=MODEL, max_tokens=5, method=method

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
 from opentelemetry.trace import StatusCode
-from support.programs import Collector, ask_otelcol, eventually, needs_otelcol
+from support import MakeRequests, Service, eventually
+from support.programs import Collector, ask_otelcol, needs_otelcol
 
 from otel_bridge import BatchExecutor, semconv
 from otel_bridge.domain.usage import TokenUsage
@@ -20,7 +21,6 @@ from otel_bridge.simulator import LangSmithCapture, MessageBatchesServer, OtlpCa
 
 pytestmark = needs_otelcol
 
-Make = Callable[[int], list[dict[str, Any]]]
 NEEDED = {
     "GATEWAY_ENDPOINT": "http://gateway:4318",
     "TEMPO_ENDPOINT": "http://tempo:4318",
@@ -103,7 +103,7 @@ def otlp(tmp_path: Path, gateway: Collector) -> Iterator[Collector]:
         yield agent
 
 
-def routed_batch(service: Any, requests: list[dict[str, Any]], **settings: Any) -> str:
+def routed_batch(service: Service, requests: list[dict[str, Any]], **settings: Any) -> str:
     """Run a batch whose spans are stamped for LangSmith's OTLP endpoint."""
     executor = BatchExecutor(
         service.client,
@@ -127,12 +127,12 @@ def chats(server: OtlpCapture) -> list[Any]:
 
 
 def test_every_backend_behind_the_collectors_has_the_figures_that_route_direct_has(
-    service: Any,
+    service: Service,
     api: MessageBatchesServer,
     tempo: OtlpCapture,
     collected: LangSmithCapture,
     langsmith: LangSmithCapture,
-    make_requests: Make,
+    make_requests: MakeRequests,
 ) -> None:
     batch_id = routed_batch(service, make_requests(300))
     eventually(lambda: len(chats(tempo)) == 300, "all spans reach Tempo")
@@ -162,11 +162,11 @@ def test_every_backend_behind_the_collectors_has_the_figures_that_route_direct_h
 
 
 def test_what_services_send_to_langsmith_themselves_is_not_sent_again_yet_linked(
-    service: Any,
+    service: Service,
     tempo: OtlpCapture,
     collected: LangSmithCapture,
     langsmith: LangSmithCapture,
-    make_requests: Make,
+    make_requests: MakeRequests,
 ) -> None:
     (handle,) = service.executor().submit(make_requests(20))
     list(service.executor().collect(handle))
@@ -227,14 +227,14 @@ def quoting(_: object, result: dict[str, Any]) -> dict[str, Any]:
     ],
 )
 def test_content_goes_only_where_the_gateway_lets_it(
-    service: Any,
+    service: Service,
     tempo: OtlpCapture,
     collected: LangSmithCapture,
-    make_requests: Make,
+    make_requests: MakeRequests,
     to_tempo: bool,
     to_langsmith: bool,
 ) -> None:
-    service.api._responder = quoting
+    service.api.responder = quoting
     routed_batch(service, [*make_requests(19), QUOTED], span_content=True)
     executor = service.tracers.get_tracer("foreign")
     chat = {"gen_ai.operation.name": "chat", "gen_ai.request.model": "claude-haiku-4-5"}
@@ -279,7 +279,7 @@ http.request.header.authorization server.address tenant Prompt completion
 
 
 def test_of_genai_spans_stays_what_the_mirror_takes_for_no_content(
-    service: Any, tempo: OtlpCapture, collected: LangSmithCapture
+    service: Service, tempo: OtlpCapture, collected: LangSmithCapture
 ) -> None:
     attributes = {name: SECRET if may_be_content(name) else "plain" for name in NAMES}
     span = service.tracers.get_tracer("foreign").start_span(
@@ -325,7 +325,7 @@ def test_long_prompts_pass_agent_and_gateway(otlp: Collector, tempo: OtlpCapture
 
 
 def test_a_gateway_that_is_killed_loses_nothing(
-    service: Any, gateway: Collector, tempo: OtlpCapture, make_requests: Make
+    service: Service, gateway: Collector, tempo: OtlpCapture, make_requests: MakeRequests
 ) -> None:
     tempo.fail_next(status=503, times=3)
     (handle,) = service.executor(max_request_spans=None).submit(make_requests(6_000))
@@ -340,11 +340,11 @@ def test_a_gateway_that_is_killed_loses_nothing(
 
 
 def test_an_agent_that_is_killed_while_the_gateway_is_away_loses_nothing(
-    service: Any,
+    service: Service,
     otlp: Collector,
     gateway: Collector,
     tempo: OtlpCapture,
-    make_requests: Make,
+    make_requests: MakeRequests,
 ) -> None:
     gateway.stop()
     (handle,) = service.executor().submit(make_requests(200))

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import pytest
-from support.programs import Collector, Kafka, eventually, needs_kafka, needs_otelcol
+from support import MakeRequests, Service, eventually
+from support.programs import Collector, Kafka, needs_kafka, needs_otelcol
 
 from otel_bridge import semconv
 from otel_bridge.simulator import MessageBatchesServer, OtlpCapture
 
 pytestmark = [needs_otelcol, needs_kafka]
-
-Make = Callable[[int], list[dict[str, Any]]]
 
 
 @pytest.fixture
@@ -59,11 +57,11 @@ def writers(tmp_path: Path, kafka: Kafka, backend: OtlpCapture) -> Iterator[list
 
 
 def test_what_gateways_write_to_kafka_reaches_the_backends_though_a_writer_is_killed(
-    service: Any,
+    service: Service,
     api: MessageBatchesServer,
     writers: list[Collector],
     backend: OtlpCapture,
-    make_requests: Make,
+    make_requests: MakeRequests,
 ) -> None:
     def tokens() -> int:
         return sum(
@@ -93,7 +91,11 @@ def test_what_gateways_write_to_kafka_reaches_the_backends_though_a_writer_is_ki
 
 
 def test_a_broker_that_is_away_loses_nothing(
-    service: Any, kafka: Kafka, writers: list[Collector], backend: OtlpCapture, make_requests: Make
+    service: Service,
+    kafka: Kafka,
+    writers: list[Collector],
+    backend: OtlpCapture,
+    make_requests: MakeRequests,
 ) -> None:
     assert writers
     kafka.kill()

@@ -16,12 +16,12 @@ from typing import Any
 
 import httpx2
 import pytest
+from support import eventually
 from support.programs import (
     CONFIGS,
     PROMTOOL,
     Collector,
     Prometheus,
-    eventually,
     needs_otelcol,
     needs_prometheus,
 )

@@ -6,11 +6,11 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support import Command, MakeRequests
 
 from otel_bridge.config import VARIABLES
 from otel_bridge.simulator import LangSmithCapture, MessageBatchesServer, OtlpCapture
@@ -20,6 +20,8 @@ PAGES = sorted((ROOT / "docs").glob("*.md"))
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 KINDS = {"sh", "python"}
 SAVE = "# save: "
+WITHOUT_BATCHES = {"README", "testing", "troubleshooting"}
+"""Pages that run none, or none against the servers of these tests."""
 
 BASH = shutil.which("bash") or ""
 needs_bash = pytest.mark.skipif(not BASH, reason="apt-get install bash")
@@ -45,8 +47,8 @@ def script(page: Path) -> str:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_the_snippets_of_a_page_run(
     page: Path,
-    bridge: Any,
-    make_requests: Callable[[int], list[dict[str, Any]]],
+    bridge: Command,
+    make_requests: MakeRequests,
     otlp: OtlpCapture,
     api: MessageBatchesServer,
     langsmith: LangSmithCapture,
@@ -72,7 +74,7 @@ def test_the_snippets_of_a_page_run(
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert "Traceback" not in ran.stderr, ran.stderr
     assert langsmith.refusals == otlp.refusals == []
-    assert bool(api.batch_ids) == (page.stem not in ("README", "troubleshooting"))
+    assert bool(api.batch_ids) == (page.stem not in WITHOUT_BATCHES)
 
 
 def runs_by_name(langsmith: LangSmithCapture) -> dict[str, list[dict[str, Any]]]:
@@ -83,7 +85,7 @@ def runs_by_name(langsmith: LangSmithCapture) -> dict[str, list[dict[str, Any]]]
 
 
 def test_single_calls_nest_and_are_priced(
-    bridge: Any, api: MessageBatchesServer, langsmith: LangSmithCapture
+    bridge: Command, api: MessageBatchesServer, langsmith: LangSmithCapture
 ) -> None:
     """The shared client of existing-services.md: many calls at once, each below its function."""
     page = (ROOT / "docs" / "existing-services.md").read_text()
@@ -107,7 +109,7 @@ def test_single_calls_nest_and_are_priced(
     assert all(usage["total_cost"] > 0 for usage in usages)
 
 
-def test_every_command_and_variable_is_in_the_docs(bridge: Any) -> None:
+def test_every_command_and_variable_is_in_the_docs(bridge: Command) -> None:
     told = "".join(page.read_text() for page in [*PAGES, ROOT / "README.md"])
     listed = bridge("--help").stdout.partition("Commands:")[2]
     for command in re.findall(r"^  (\w+)", listed, re.MULTILINE):

@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.request
 from collections import Counter
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support import eventually
 
 from otel_bridge import identity, semconv
 from otel_bridge.simulator import CapturedSpan, LangSmithCapture, MessageBatchesServer, OtlpCapture
@@ -158,16 +158,17 @@ def serving(world: World, environment: dict[str, str], *prefix: str) -> Iterator
         env=environment,
     )
     try:
-        for _ in range(200):
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            assert process.poll() is None, "the service does not start"
-            time.sleep(0.1)
+        eventually(lambda: process.poll() is not None or answers(port), "the service answers")
+        assert process.poll() is None, "the service does not start"
         yield f"http://127.0.0.1:{port}"
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(30)
+
+
+def answers(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def fetch(url: str, body: Any = None) -> list[Any]:
@@ -180,8 +181,7 @@ def fetch(url: str, body: Any = None) -> list[Any]:
 def use_service(url: str, *, reads: int = 1) -> None:
     questions = {f"item-{number}": "secret question" for number in range(12)}
     (batch,) = fetch(f"{url}/batches", {"questions": questions})
-    while fetch(f"{url}/batches/{batch['id']}")[0]["status"] != "ended":
-        time.sleep(0.05)
+    eventually(lambda: fetch(f"{url}/batches/{batch['id']}")[0]["status"] == "ended")
     for _ in range(reads):
         assert len(fetch(f"{url}/batches/{batch['id']}/results")) == 12
 

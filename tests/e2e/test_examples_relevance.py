@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
+from support import Command, Cost
 
 from otel_bridge.simulator import LangSmithCapture, MessageBatchesServer, OtlpCapture
 from otel_bridge.simulator.answers import ending
@@ -45,13 +44,13 @@ def test_an_end_that_there_is_not_is_refused(end: str) -> None:
 
 
 def test_the_workflow_shows_whole_in_both_backends(
-    bridge: Any,
+    bridge: Command,
     api: MessageBatchesServer,
     otlp: OtlpCapture,
     langsmith: LangSmithCapture,
-    cost_of: Callable[[dict[str, Any]], float],
+    cost_of: Cost,
 ) -> None:
-    api._responder = ending(FAILING)
+    api.responder = ending(FAILING)
     ran = subprocess.run(
         [sys.executable, str(EXAMPLE)],
         env=bridge.environment

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support import Command, MakeRequests, eventually
 
 from otel_bridge.simulator import LangSmithCapture, MessageBatchesServer, OtlpCapture
 
-Make = Callable[[int], list[dict[str, Any]]]
 OUTPUT = "gen_ai.client.inference.usage.output_tokens"
 REQUESTS = 1500
 
@@ -55,13 +55,6 @@ class Backends:
 @pytest.fixture
 def backends(api: MessageBatchesServer, otlp: OtlpCapture, langsmith: LangSmithCapture) -> Backends:
     return Backends(api, otlp, langsmith)
-
-
-def until(condition: Callable[[], Any]) -> None:
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline, "it never came to that"
-        time.sleep(0.005)
 
 
 def kill(process: subprocess.Popen[str], number: int = signal.SIGKILL) -> None:
@@ -109,15 +102,15 @@ def while_delivering(backends: Backends) -> Callable[[], bool]:
     ],
 )
 def test_killed_at_any_step_a_rerun_completes_it(
-    bridge: Any,
+    bridge: Command,
     backends: Backends,
-    make_requests: Make,
+    make_requests: MakeRequests,
     step: Callable[[Backends], Callable[[], bool]],
 ) -> None:
     file = bridge.write(make_requests(REQUESTS))
     reached = step(backends)
     process = bridge.start("run", file, "-o", "killed.jsonl")
-    until(reached)
+    eventually(reached)
     kill(process)
     backends.recover()
     ran = bridge("run", file, "-o", "out.jsonl")
@@ -127,7 +120,7 @@ def test_killed_at_any_step_a_rerun_completes_it(
 
 
 def test_a_second_run_of_the_same_file_is_a_batch_of_its_own(
-    bridge: Any, backends: Backends, make_requests: Make
+    bridge: Command, backends: Backends, make_requests: MakeRequests
 ) -> None:
     file = bridge.write(make_requests(3))
     for count in (1, 2):
@@ -145,13 +138,13 @@ FAULTS: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("fault", FAULTS, ids=["refusing", "hanging", "cutting", "busy"])
 def test_backends_down_in_the_first_half_hold_all_in_the_end(
-    bridge: Any, backends: Backends, make_requests: Make, fault: dict[str, Any]
+    bridge: Command, backends: Backends, make_requests: MakeRequests, fault: dict[str, Any]
 ) -> None:
     file = bridge.write(make_requests(REQUESTS))
     backends.otlp.fail_next(times=float("inf"), **fault)
     backends.langsmith.fail_next("POST", "multipart", times=float("inf"), **fault)
     process = bridge.start("run", file, "-o", "out.jsonl")
-    until(lambda: paths(backends.langsmith, "multipart") >= 2)
+    eventually(lambda: paths(backends.langsmith, "multipart") >= 2)
     backends.recover()
     _, errors = process.communicate(timeout=100)
     assert process.returncode == 0, errors
@@ -162,7 +155,7 @@ def test_backends_down_in_the_first_half_hold_all_in_the_end(
 
 
 def test_what_langsmith_did_not_take_waits_on_disk_for_replay(
-    bridge: Any, backends: Backends, make_requests: Make
+    bridge: Command, backends: Backends, make_requests: MakeRequests
 ) -> None:
     backends.langsmith.refuse_all(503)
     ran = bridge("run", bridge.write(make_requests(40)), "-o", "out.jsonl")
@@ -187,7 +180,7 @@ def test_what_langsmith_did_not_take_waits_on_disk_for_replay(
 
 
 def test_what_is_refused_for_good_is_set_apart_and_can_be_sent_once_mended(
-    bridge: Any, backends: Backends, make_requests: Make
+    bridge: Command, backends: Backends, make_requests: MakeRequests
 ) -> None:
     backends.langsmith.refuse_all(403)
     ran = bridge("run", bridge.write(make_requests(20)), "-o", "out.jsonl")
@@ -204,7 +197,7 @@ def test_what_is_refused_for_good_is_set_apart_and_can_be_sent_once_mended(
 
 
 def test_a_refusal_and_what_is_refused_name_the_command_that_sends_it(
-    bridge: Any, backends: Backends, make_requests: Make
+    bridge: Command, backends: Backends, make_requests: MakeRequests
 ) -> None:
     backends.langsmith.refuse_all(403)
     ran = bridge("run", bridge.write(make_requests(3)), "-o", "out.jsonl")
@@ -219,7 +212,7 @@ def test_a_refusal_and_what_is_refused_name_the_command_that_sends_it(
 
 
 def test_what_waits_for_another_key_is_sent_with_this_one_only_when_asked(
-    bridge: Any, backends: Backends, make_requests: Make
+    bridge: Command, backends: Backends, make_requests: MakeRequests
 ) -> None:
     backends.langsmith.refuse_all(503)
     bridge("run", bridge.write(make_requests(3)), "-o", "out.jsonl")
@@ -237,7 +230,7 @@ def test_what_waits_for_another_key_is_sent_with_this_one_only_when_asked(
 
 
 def test_odd_files_in_the_spool_are_left_where_they_are(
-    bridge: Any, backends: Backends, make_requests: Make
+    bridge: Command, backends: Backends, make_requests: MakeRequests
 ) -> None:
     backends.langsmith.refuse_all(503)
     bridge("run", bridge.write(make_requests(3)), "-o", "out.jsonl")
@@ -259,7 +252,7 @@ def test_odd_files_in_the_spool_are_left_where_they_are(
 
 
 def test_a_mirror_that_cannot_be_is_said_in_one_line_with_the_fix(
-    bridge: Any, backends: Backends, make_requests: Make
+    bridge: Command, backends: Backends, make_requests: MakeRequests
 ) -> None:
     bridge.environment["LANGSMITH_RUNS_ENDPOINTS"] = "[]"
     ran = bridge("run", bridge.write(make_requests(3)), "-o", "out.jsonl")
@@ -277,7 +270,7 @@ def test_a_mirror_that_cannot_be_is_said_in_one_line_with_the_fix(
 
 @pytest.mark.parametrize("trouble", ["read-only", "full"])
 def test_a_state_directory_that_fails_stops_nothing(
-    bridge: Any, backends: Backends, make_requests: Make, trouble: str
+    bridge: Command, backends: Backends, make_requests: MakeRequests, trouble: str
 ) -> None:
     file = bridge.write(make_requests(200))
     state = bridge.folder / "state"
@@ -296,7 +289,7 @@ def test_a_state_directory_that_fails_stops_nothing(
 
 
 def test_two_collectors_of_a_batch_tell_of_it_once(
-    bridge: Any, backends: Backends, make_requests: Make
+    bridge: Command, backends: Backends, make_requests: MakeRequests
 ) -> None:
     submitted = bridge("submit", bridge.write(make_requests(REQUESTS)))
     batch_id = submitted.stdout.strip()
@@ -313,13 +306,13 @@ def test_two_collectors_of_a_batch_tell_of_it_once(
 
 
 def test_sigterm_leaves_the_batch_running_and_holds_nothing_back(
-    bridge: Any, backends: Backends, make_requests: Make
+    bridge: Command, backends: Backends, make_requests: MakeRequests
 ) -> None:
     file = bridge.write(make_requests(50))
     backends.langsmith.fail_next("POST", "multipart", action="hang", times=float("inf"))
     reached = while_polling(backends)
     process = bridge.start("run", file, "-o", "out.jsonl")
-    until(reached)
+    eventually(reached)
     started = time.monotonic()
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=30)
@@ -352,7 +345,7 @@ def work(name, count):
 """
 
 
-def service(bridge: Any, program: str) -> subprocess.Popen[str]:
+def service(bridge: Command, program: str) -> subprocess.Popen[str]:
     path: Path = bridge.folder / "service.py"
     path.write_text(SERVICE + program)
     return subprocess.Popen(
@@ -369,7 +362,7 @@ def names(backends: Backends) -> list[str]:
 
 
 @pytest.mark.parametrize("down", [False, True])
-def test_at_exit_nothing_is_lost(bridge: Any, backends: Backends, *, down: bool) -> None:
+def test_at_exit_nothing_is_lost(bridge: Command, backends: Backends, *, down: bool) -> None:
     if down:
         backends.langsmith.hang_all()
     process = service(bridge, "work('a', 30)\n")
@@ -383,7 +376,7 @@ def test_at_exit_nothing_is_lost(bridge: Any, backends: Backends, *, down: bool)
 
 
 @pytest.mark.parametrize("down", [False, True])
-def test_at_sigterm_nothing_is_lost(bridge: Any, backends: Backends, *, down: bool) -> None:
+def test_at_sigterm_nothing_is_lost(bridge: Command, backends: Backends, *, down: bool) -> None:
     if down:
         backends.langsmith.hang_all()
     process = service(bridge, "work('a', 30)\nprint('done', flush=True)\ntime.sleep(60)\n")
@@ -397,7 +390,9 @@ def test_at_sigterm_nothing_is_lost(bridge: Any, backends: Backends, *, down: bo
     assert names(backends) == sorted(f"a-{number}" for number in range(30))
 
 
-def test_a_services_own_handler_of_sigterm_is_left_alone(bridge: Any, backends: Backends) -> None:
+def test_a_services_own_handler_of_sigterm_is_left_alone(
+    bridge: Command, backends: Backends
+) -> None:
     handler = "signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))\n"
     program = SERVICE.replace("provider = ", handler + "provider = ", 1)
     path = bridge.folder / "service.py"
@@ -436,7 +431,7 @@ for pid in children:
 
 @pytest.mark.parametrize("down", [False, True])
 def test_forked_workers_lose_nothing_and_send_nothing_twice(
-    bridge: Any, backends: Backends, *, down: bool
+    bridge: Command, backends: Backends, *, down: bool
 ) -> None:
     if down:
         backends.langsmith.refuse_all(503)
@@ -503,7 +498,7 @@ if __name__ == "__main__":
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
 @pytest.mark.parametrize("down", [False, True])
 def test_workers_of_multiprocessing_lose_nothing(
-    bridge: Any, backends: Backends, method: str, *, down: bool
+    bridge: Command, backends: Backends, method: str, *, down: bool
 ) -> None:
     if down:
         backends.langsmith.refuse_all(503)

@@ -6,16 +6,14 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support import MakeRequests, Service
 
 from otel_bridge import BatchHandle, ConfigurationError, identity
 from otel_bridge.simulator import LangSmithCapture, MessageBatchesServer, OtlpCapture
-
-Make = Callable[[int], list[dict[str, Any]]]
 
 COLLECTOR = """
 import json, sys
@@ -66,7 +64,7 @@ def collect_elsewhere(handle: str, environment: dict[str, str]) -> int:
 
 
 def test_a_batch_collected_elsewhere_stays_below_the_submitters_span(
-    service: Any, make_requests: Make, environment: dict[str, str]
+    service: Service, make_requests: MakeRequests, environment: dict[str, str]
 ) -> None:
     with service.tracers.get_tracer("test").start_as_current_span("caller") as caller:
         (handle,) = service.executor().submit(make_requests(12))
@@ -84,7 +82,10 @@ def test_a_batch_collected_elsewhere_stays_below_the_submitters_span(
 
 
 def test_the_pending_run_of_one_process_is_completed_by_the_other(
-    service: Any, make_requests: Make, environment: dict[str, str], langsmith: LangSmithCapture
+    service: Service,
+    make_requests: MakeRequests,
+    environment: dict[str, str],
+    langsmith: LangSmithCapture,
 ) -> None:
     (handle,) = service.executor().submit(make_requests(3))
     service.flush()
@@ -99,8 +100,8 @@ def test_the_pending_run_of_one_process_is_completed_by_the_other(
 
 
 def test_two_processes_make_the_same_spans_and_runs(
-    service: Any,
-    make_requests: Make,
+    service: Service,
+    make_requests: MakeRequests,
     environment: dict[str, str],
     otlp: OtlpCapture,
     langsmith: LangSmithCapture,
@@ -123,7 +124,12 @@ def test_two_processes_make_the_same_spans_and_runs(
 
 @pytest.mark.parametrize("by_id", [False, True])
 def test_the_command_submits_and_collects_in_two_processes(
-    service: Any, make_requests: Make, environment: dict[str, str], tmp_path: Path, *, by_id: bool
+    service: Service,
+    make_requests: MakeRequests,
+    environment: dict[str, str],
+    tmp_path: Path,
+    *,
+    by_id: bool,
 ) -> None:
     requests = tmp_path / "requests.jsonl"
     requests.write_text("\n".join(map(json.dumps, make_requests(7))))
@@ -178,7 +184,7 @@ def test_what_was_given_is_told_though_the_process_ends_with_the_stream_in_its_h
     api: MessageBatchesServer,
     otlp: OtlpCapture,
     langsmith: LangSmithCapture,
-    make_requests: Make,
+    make_requests: MakeRequests,
     environment: dict[str, str],
     exporters: str,
     read: int,

@@ -23,6 +23,7 @@ from anthropic.resources.beta.messages import batches as beta_batches
 from anthropic.resources.messages import batches
 from langsmith.run_helpers import tracing_context
 from opentelemetry.sdk.trace import SpanProcessor
+from support import Instrument, MakeRequests, Service
 
 import otel_bridge
 from otel_bridge import identity, semconv
@@ -37,8 +38,6 @@ from otel_bridge.simulator import (
     Response,
 )
 
-Make = Callable[[int], list[dict[str, Any]]]
-Instrument = Callable[..., None]
 CREATED = datetime(2026, 11, 20, 8, 30, tzinfo=UTC)
 
 
@@ -47,7 +46,7 @@ def wait(client: anthropic.Anthropic, batch_id: str) -> None:
         pass
 
 
-def told(service: Any) -> list[tuple[Any, ...]]:
+def told(service: Service) -> list[tuple[Any, ...]]:
     """Everything that reached the OTLP backend, in an order of its own."""
     service.flush()
     names = [value for name, value in vars(semconv).items() if name.startswith("METRIC_")]
@@ -66,7 +65,7 @@ def _told_span(span: CapturedSpan) -> tuple[Any, ...]:
     return (span.name, *ids, span.kind, *times, *facts, span.status_code, span.status_message)
 
 
-def runs_of(service: Any) -> dict[str, Any]:
+def runs_of(service: Service) -> dict[str, Any]:
     service.flush()
     assert service.langsmith.refusals == []
     assert service.langsmith.orphans() == []
@@ -74,7 +73,7 @@ def runs_of(service: Any) -> dict[str, Any]:
     return runs
 
 
-def agrees_with_truth(service: Any, batch_id: str) -> None:
+def agrees_with_truth(service: Service, batch_id: str) -> None:
     """Spans, metrics and runs have the API's sums, once."""
     runs_of(service)
     assert service.langsmith.conflicts == []
@@ -94,13 +93,13 @@ def agrees_with_truth(service: Any, batch_id: str) -> None:
     assert (totals["input_tokens"], totals["output_tokens"]) == (inputs, truth["output_tokens"])
 
 
-def the_batch(service: Any) -> list[CapturedSpan]:
+def the_batch(service: Service) -> list[CapturedSpan]:
     service.flush()
     return [s for s in service.otlp.spans if s.attributes.get("gen_ai.operation.name") == "batch"]
 
 
 @contextlib.contextmanager
-def another(service: Any) -> Iterator[Any]:
+def another(service: Service) -> Iterator[Any]:
     """A service with backends of its own, on the same API."""
     with OtlpCapture() as otlp, LangSmithCapture() as langsmith:
         running = type(service)(service.api, otlp, langsmith)
@@ -112,7 +111,7 @@ def another(service: Any) -> Iterator[Any]:
 
 @pytest.mark.parametrize("changes", [{}, {"max_request_spans": 7}, {"span_content": True}])
 def test_a_batch_that_is_read_is_told_as_by_the_executor(
-    service: Any, make_requests: Make, instrument: Instrument, changes: dict[str, Any]
+    service: Service, make_requests: MakeRequests, instrument: Instrument, changes: dict[str, Any]
 ) -> None:
     batch_id = service.api.add_batch(
         make_requests(40), batch_id="msgbatch_1", created_at=CREATED, seconds=60
@@ -127,7 +126,7 @@ def test_a_batch_that_is_read_is_told_as_by_the_executor(
 
 @pytest.mark.parametrize("changes", [{}, {"max_request_spans": 0}, {"langsmith_content": True}])
 def test_a_batch_that_is_created_and_read_is_told_as_by_the_executor(
-    service: Any, make_requests: Make, instrument: Instrument, changes: dict[str, Any]
+    service: Service, make_requests: MakeRequests, instrument: Instrument, changes: dict[str, Any]
 ) -> None:
     requests = make_requests(40)
     with service.tracers.get_tracer("test").start_as_current_span("caller"):
@@ -147,7 +146,7 @@ def test_a_batch_that_is_created_and_read_is_told_as_by_the_executor(
         assert run_shapes(other) == run_shapes(service)
 
 
-def shapes(service: Any) -> Counter[Any]:
+def shapes(service: Service) -> Counter[Any]:
     """Spans without what differs from batch to batch: ids and times."""
     service.flush()
     names = {span.span_id: span.name for span in service.otlp.spans}
@@ -176,7 +175,7 @@ def _steady(values: dict[str, Any]) -> str:
     )
 
 
-def run_shapes(service: Any) -> Counter[Any]:
+def run_shapes(service: Service) -> Counter[Any]:
     runs = runs_of(service)
     return Counter(
         (
@@ -201,7 +200,7 @@ WAYS = [
 
 @pytest.mark.parametrize(("beta", "way"), WAYS)
 def test_every_way_to_call_is_watched(
-    service: Any, make_requests: Make, instrument: Instrument, beta: bool, way: str
+    service: Service, make_requests: MakeRequests, instrument: Instrument, beta: bool, way: str
 ) -> None:
     instrument()
     of_client = service.client.beta.messages.batches if beta else service.client.messages.batches
@@ -227,7 +226,7 @@ def test_every_way_to_call_is_watched(
 
 @pytest.mark.parametrize(("beta", "way"), WAYS)
 async def test_every_way_to_call_the_async_client_is_watched(
-    service: Any, make_requests: Make, instrument: Instrument, beta: bool, way: str
+    service: Service, make_requests: MakeRequests, instrument: Instrument, beta: bool, way: str
 ) -> None:
     instrument()
     async with anthropic.AsyncAnthropic(base_url=service.api.url, api_key="test") as client:
@@ -257,7 +256,7 @@ async def test_every_way_to_call_the_async_client_is_watched(
 
 
 def test_a_canceled_batch_is_told_as_such(
-    service: Any, make_requests: Make, instrument: Instrument
+    service: Service, make_requests: MakeRequests, instrument: Instrument
 ) -> None:
     instrument()
     batch_id = service.api.add_batch(make_requests(10), seconds=60)
@@ -273,13 +272,13 @@ def test_a_canceled_batch_is_told_as_such(
 
 
 def test_a_generator_of_requests_is_sent_whole_and_read_once(
-    service: Any, make_requests: Make, instrument: Instrument
+    service: Service, make_requests: MakeRequests, instrument: Instrument
 ) -> None:
     instrument()
     requests = make_requests(5)
     given: list[str] = []
 
-    def generate() -> Iterator[dict[str, Any]]:
+    def generate() -> Iterator[Any]:
         for request in requests:
             given.append(request["custom_id"])
             yield request
@@ -295,10 +294,12 @@ def test_a_generator_of_requests_is_sent_whole_and_read_once(
     assert {s.attributes["gen_ai.request.max_tokens"] for s in spans} == {100}
 
 
-def test_what_a_generator_raises_reaches_the_caller(service: Any, instrument: Instrument) -> None:
+def test_what_a_generator_raises_reaches_the_caller(
+    service: Service, instrument: Instrument
+) -> None:
     instrument()
 
-    def broken() -> Iterator[dict[str, Any]]:
+    def broken() -> Iterator[Any]:
         raise LookupError("no such paper")
         yield {}
 
@@ -306,19 +307,22 @@ def test_what_a_generator_raises_reaches_the_caller(service: Any, instrument: In
         service.client.messages.batches.create(requests=broken())
 
 
-def test_errors_are_the_sdks_own(service: Any, make_requests: Make, instrument: Instrument) -> None:
+def test_errors_are_the_sdks_own(
+    service: Service, make_requests: MakeRequests, instrument: Instrument
+) -> None:
     batch_id = service.api.add_batch(make_requests(2), seconds=60)
 
     def errors() -> list[tuple[type[Exception], str]]:
         found = []
+        batches: Any = service.client.messages.batches
         calls: list[Callable[[], Any]] = [
-            lambda: service.client.messages.batches.create(requests=[]),
-            lambda: service.client.messages.batches.create(requests=None),
-            service.client.messages.batches.create,
-            lambda: service.client.messages.batches.retrieve("msgbatch_0"),
-            lambda: service.client.messages.batches.retrieve(""),
-            lambda: service.client.messages.batches.results(batch_id),
-            service.client.messages.batches.results,
+            lambda: batches.create(requests=[]),
+            lambda: batches.create(requests=None),
+            batches.create,
+            lambda: batches.retrieve("msgbatch_0"),
+            lambda: batches.retrieve(""),
+            lambda: batches.results(batch_id),
+            batches.results,
         ]
         for call in calls:
             with pytest.raises(Exception) as caught:  # noqa: PT011 - compared below
@@ -333,7 +337,7 @@ def test_errors_are_the_sdks_own(service: Any, make_requests: Make, instrument: 
 
 
 def test_a_partly_read_stream_is_no_end_and_reading_on_completes_it(
-    service: Any, make_requests: Make, instrument: Instrument
+    service: Service, make_requests: MakeRequests, instrument: Instrument
 ) -> None:
     instrument()
     batch = service.client.messages.batches.create(requests=make_requests(10))
@@ -358,7 +362,7 @@ def test_a_partly_read_stream_is_no_end_and_reading_on_completes_it(
 
 
 async def test_a_partly_read_async_stream_is_no_end(
-    service: Any, make_requests: Make, instrument: Instrument
+    service: Service, make_requests: MakeRequests, instrument: Instrument
 ) -> None:
     instrument()
     async with anthropic.AsyncAnthropic(base_url=service.api.url, api_key="test") as client:
@@ -375,7 +379,7 @@ async def test_a_partly_read_async_stream_is_no_end(
 
 
 async def test_a_reader_that_is_canceled_leaves_the_batch_open(
-    service: Any, make_requests: Make, instrument: Instrument
+    service: Service, make_requests: MakeRequests, instrument: Instrument
 ) -> None:
     instrument()
     batch_id = service.api.add_batch(make_requests(200), seconds=0)
@@ -401,7 +405,7 @@ async def test_a_reader_that_is_canceled_leaves_the_batch_open(
 
 
 async def test_what_a_reader_was_given_is_told_though_its_scope_is_canceled(
-    service: Any, make_requests: Make, instrument: Instrument
+    service: Service, make_requests: MakeRequests, instrument: Instrument
 ) -> None:
     instrument()
     batch_id = service.api.add_batch(make_requests(40), seconds=0)
@@ -416,7 +420,7 @@ async def test_what_a_reader_was_given_is_told_though_its_scope_is_canceled(
 
 
 def test_the_last_result_ends_the_batch_even_if_nobody_asks_for_more(
-    service: Any, make_requests: Make, instrument: Instrument
+    service: Service, make_requests: MakeRequests, instrument: Instrument
 ) -> None:
     instrument()
     batch_id = service.api.add_batch(make_requests(10), seconds=0)
@@ -428,7 +432,7 @@ def test_the_last_result_ends_the_batch_even_if_nobody_asks_for_more(
 
 
 def test_results_read_again_are_not_told_again_even_without_a_journal(
-    service: Any, make_requests: Make, instrument: Instrument
+    service: Service, make_requests: MakeRequests, instrument: Instrument
 ) -> None:
     instrument()
     batch_id = service.api.add_batch(make_requests(10), seconds=0)
@@ -438,7 +442,7 @@ def test_results_read_again_are_not_told_again_even_without_a_journal(
 
 
 def test_results_read_again_by_another_process_are_not_counted_again(
-    service: Any, make_requests: Make, instrument: Instrument, tmp_path: Path
+    service: Service, make_requests: MakeRequests, instrument: Instrument, tmp_path: Path
 ) -> None:
     batch_id = service.api.add_batch(make_requests(10), seconds=0)
     for _ in range(2):
@@ -450,7 +454,7 @@ def test_results_read_again_by_another_process_are_not_counted_again(
 
 
 def test_two_readers_at_once_count_once(
-    service: Any, make_requests: Make, instrument: Instrument
+    service: Service, make_requests: MakeRequests, instrument: Instrument
 ) -> None:
     instrument()
     batch_id = service.api.add_batch(make_requests(20), seconds=0)
@@ -460,7 +464,7 @@ def test_two_readers_at_once_count_once(
 
 
 def test_a_partly_read_batch_is_completed_by_another_process(
-    service: Any, make_requests: Make, instrument: Instrument, tmp_path: Path
+    service: Service, make_requests: MakeRequests, instrument: Instrument, tmp_path: Path
 ) -> None:
     batch_id = service.api.add_batch(make_requests(10), seconds=0)
     instrument(state_dir=tmp_path)
@@ -481,7 +485,7 @@ def test_a_partly_read_batch_is_completed_by_another_process(
 
 
 def test_a_repeated_result_counts_once_and_is_said(
-    service: Any, make_requests: Make, instrument: Instrument
+    service: Service, make_requests: MakeRequests, instrument: Instrument
 ) -> None:
     instrument()
     batch_id = service.api.add_batch(make_requests(4), seconds=0)
@@ -496,7 +500,7 @@ def test_a_repeated_result_counts_once_and_is_said(
 
 
 def test_results_cut_in_a_line_raise_as_ever_and_are_completed_later(
-    service: Any, make_requests: Make, instrument: Instrument
+    service: Service, make_requests: MakeRequests, instrument: Instrument
 ) -> None:
     instrument()
     batch_id = service.api.add_batch(make_requests(20), seconds=0)
@@ -511,7 +515,10 @@ def test_results_cut_in_a_line_raise_as_ever_and_are_completed_later(
 
 
 def test_what_three_whole_reads_lack_is_missing(
-    service: Any, make_requests: Make, instrument: Instrument, caplog: pytest.LogCaptureFixture
+    service: Service,
+    make_requests: MakeRequests,
+    instrument: Instrument,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     instrument()
     batch_id = service.api.add_batch(make_requests(4), seconds=0)
@@ -525,10 +532,13 @@ def test_what_three_whole_reads_lack_is_missing(
 
 
 def test_a_service_of_many_batches_keeps_a_bounded_number_of_requests(
-    service: Any, make_requests: Make, instrument: Instrument, monkeypatch: pytest.MonkeyPatch
+    service: Service,
+    make_requests: MakeRequests,
+    instrument: Instrument,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(watching, "_REQUESTS", 10)
-    monkeypatch.setattr(watching, "_BATCHES", 6)
+    monkeypatch.setattr(watching, "MAX_REQUESTS", 10)
+    monkeypatch.setattr(watching, "MAX_BATCHES", 6)
     instrument()
     batches = service.client.messages.batches
 
@@ -542,9 +552,9 @@ def test_a_service_of_many_batches_keeps_a_bounded_number_of_requests(
         wait(service.client, read[-1])
         list(batches.results(read[-1]))
     unread = [create() for _ in range(3)]
-    watch = AnthropicBatchesInstrumentor()._find()
+    watch = AnthropicBatchesInstrumentor()._find()  # noqa: SLF001 - what it keeps in memory
     assert watch is not None
-    assert list(watch._batches) == [*read, *unread][-6:]
+    assert list(watch._batches) == [*read, *unread][-6:]  # noqa: SLF001
     for batch_id in unread:
         wait(service.client, batch_id)
         list(batches.results(batch_id))
@@ -558,14 +568,14 @@ def test_a_service_of_many_batches_keeps_a_bounded_number_of_requests(
 
 
 def test_batches_that_others_read_are_waited_for_no_more_when_they_have_ended(
-    service: Any, make_requests: Make, instrument: Instrument
+    service: Service, make_requests: MakeRequests, instrument: Instrument
 ) -> None:
     def active() -> float:
         service.meters.force_flush()
         told: float = service.otlp.metric_sum(semconv.METRIC_BATCH_ACTIVE)
         return told
 
-    service.api._seconds = 60
+    service.api.batch_seconds = 60
     instrument()
     batches = service.client.messages.batches
     batch_id = batches.create(requests=make_requests(2)).id
@@ -577,7 +587,7 @@ def test_batches_that_others_read_are_waited_for_no_more_when_they_have_ended(
 
 
 def test_the_executors_own_calls_are_not_told_twice(
-    service: Any, make_requests: Make, instrument: Instrument
+    service: Service, make_requests: MakeRequests, instrument: Instrument
 ) -> None:
     instrument()
     executor = service.executor()
@@ -590,18 +600,18 @@ def test_the_executors_own_calls_are_not_told_twice(
 
 
 async def test_the_async_executors_own_calls_are_not_told_twice(
-    service: Any, make_requests: Make, instrument: Instrument
+    service: Service, make_requests: MakeRequests, instrument: Instrument
 ) -> None:
     instrument()
     executor = service.async_executor()
     (batch_id,) = (await executor.run(make_requests(10))).batch_ids
-    await executor.api._polling.close()
+    await service.aclose()
     agrees_with_truth(service, batch_id)
     assert len(the_batch(service)) == 1
 
 
 def test_a_batch_read_elsewhere_belongs_to_its_submitter_not_to_its_reader(
-    service: Any, make_requests: Make, instrument: Instrument, tmp_path: Path
+    service: Service, make_requests: MakeRequests, instrument: Instrument, tmp_path: Path
 ) -> None:
     tracer = service.tracers.get_tracer("test")
     instrument(state_dir=tmp_path)
@@ -618,7 +628,7 @@ def test_a_batch_read_elsewhere_belongs_to_its_submitter_not_to_its_reader(
 
 
 def test_a_batch_of_an_unknown_submitter_is_the_same_whoever_reads_it(
-    service: Any, make_requests: Make, instrument: Instrument
+    service: Service, make_requests: MakeRequests, instrument: Instrument
 ) -> None:
     batch_id = service.api.add_batch(make_requests(3), seconds=0)
     for _ in range(2):
@@ -633,7 +643,7 @@ def test_a_batch_of_an_unknown_submitter_is_the_same_whoever_reads_it(
 
 
 def test_what_is_read_in_a_deep_run_stays_below_its_batch(
-    service: Any, make_requests: Make, instrument: Instrument
+    service: Service, make_requests: MakeRequests, instrument: Instrument
 ) -> None:
     instrument(max_request_spans=0)
     batch = service.client.messages.batches.create(requests=make_requests(6))
@@ -656,7 +666,7 @@ class Odd(LoopbackServer):
 
 
 def test_an_answer_that_is_no_batch_reaches_the_caller(
-    make_requests: Make, instrument: Instrument, caplog: pytest.LogCaptureFixture
+    make_requests: MakeRequests, instrument: Instrument, caplog: pytest.LogCaptureFixture
 ) -> None:
     instrument()
     with Odd() as odd, anthropic.Anthropic(base_url=odd.url, api_key="test") as client:
@@ -669,8 +679,8 @@ def test_an_answer_that_is_no_batch_reaches_the_caller(
 
 
 def test_a_fault_of_telemetry_reaches_no_call(
-    service: Any,
-    make_requests: Make,
+    service: Service,
+    make_requests: MakeRequests,
     instrument: Instrument,
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
@@ -689,7 +699,7 @@ def test_a_fault_of_telemetry_reaches_no_call(
     assert "cannot be used" in caplog.text
 
 
-def test_uninstrumenting_gives_the_sdk_back(service: Any, instrument: Instrument) -> None:
+def test_uninstrumenting_gives_the_sdk_back(service: Service, instrument: Instrument) -> None:
     resources = (
         batches.Batches,
         batches.AsyncBatches,
@@ -723,7 +733,7 @@ def test_a_disabled_sdk_leaves_everything_alone(instrument: Instrument) -> None:
 
 
 def test_without_langsmith_nothing_goes_there(
-    service: Any, make_requests: Make, instrument: Instrument
+    service: Service, make_requests: MakeRequests, instrument: Instrument
 ) -> None:
     instrument(langsmith_tracing=False)
     batch = service.client.messages.batches.create(requests=make_requests(3))
@@ -734,7 +744,10 @@ def test_without_langsmith_nothing_goes_there(
 
 
 def test_instrumenting_twice_is_once_and_says_nothing(
-    service: Any, make_requests: Make, instrument: Instrument, caplog: pytest.LogCaptureFixture
+    service: Service,
+    make_requests: MakeRequests,
+    instrument: Instrument,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     instrument()
     with caplog.at_level(logging.WARNING):
@@ -775,7 +788,8 @@ def test_the_instrumentor_names_what_it_instruments() -> None:
     assert AnthropicBatchesInstrumentor().instrumentation_dependencies() == (
         "anthropic >= 2.12, < 3",
     )
-    assert AnthropicBatchesInstrumentor()._check_dependency_conflicts() is None
+    check = AnthropicBatchesInstrumentor()._check_dependency_conflicts  # noqa: SLF001 - OpenTelemetry's
+    assert check() is None
 
 
 class Unspeakable(str):
@@ -789,7 +803,7 @@ class Unspeakable(str):
 
 @pytest.mark.parametrize("as_generator", [True, False])
 def test_a_request_that_cannot_be_noted_is_sent_all_the_same(
-    service: Any, make_requests: Make, instrument: Instrument, *, as_generator: bool
+    service: Service, make_requests: MakeRequests, instrument: Instrument, *, as_generator: bool
 ) -> None:
     instrument()
     requests = make_requests(2)

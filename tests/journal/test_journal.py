@@ -9,21 +9,23 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from opentelemetry.sdk.trace import SpanProcessor
+from support import MakeRequests, Service, eventually
+from support.journal import intend, unfinished
 
 from otel_bridge import SubmissionAmbiguousError, identity, semconv
 from otel_bridge._core.process_lock import ProcessLock
-from otel_bridge.batches import reconciling, submitting
-from otel_bridge.journal import Journal, PlannedBatch, Submission, sqlite_file
+from otel_bridge.batches import reconciling
+from otel_bridge.journal import Journal, PlannedBatch, sqlite_file
 from otel_bridge.journal.sqlite_file import RETENTION_SECONDS
 
-Make = Callable[[int], list[dict[str, Any]]]
 OUTPUT = "gen_ai.client.inference.usage.output_tokens"
+
+TESTS = Path(__file__).parents[1]
 
 
 @pytest.fixture(autouse=True)
@@ -31,7 +33,7 @@ def brisk(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reconciling, "_LOOKS", (0.01, 0.01))
 
 
-def creations(service: Any) -> int:
+def creations(service: Service) -> int:
     return sum(each.method == "POST" for each in service.api.requests)
 
 
@@ -39,24 +41,17 @@ def interrupted(state: Path, requests: list[dict[str, Any]]) -> None:
     """What a process leaves that is killed while it creates a batch of the requests."""
     program = (
         "import json, os, sys, pathlib\n"
-        "from otel_bridge.batches import reconciling, submitting\n"
-        "from otel_bridge.journal import Journal\n"
-        "parts = [json.loads(sys.stdin.read())]\n"
-        "journal = Journal(pathlib.Path(sys.argv[1]))\n"
-        "planned = [submitting._planned_batch(part) for part in parts]\n"
-        "journal.begin_submission(submitting._fingerprint(parts), planned, {})\n"
+        "sys.path.append(sys.argv[2])\n"
+        "from support.journal import Journal, intend\n"
+        "intend(Journal(pathlib.Path(sys.argv[1])), json.loads(sys.stdin.read()))\n"
         "os._exit(9)\n"
     )
-    command = [sys.executable, "-c", program, str(state)]
+    command = [sys.executable, "-c", program, str(state), str(TESTS)]
     subprocess.run(command, input=json.dumps(requests), text=True, check=False)
 
 
-def unfinished(state: Path, requests: list[dict[str, Any]]) -> list[Submission]:
-    return Journal(state).unfinished(submitting._fingerprint([requests]))
-
-
 def test_a_batch_that_was_exported_is_exported_no_more(
-    service: Any, make_requests: Make, tmp_path: Path
+    service: Service, make_requests: MakeRequests, tmp_path: Path
 ) -> None:
     results = service.executor(state_dir=tmp_path).run(make_requests(40))
     (batch_id,) = results.batch_ids
@@ -73,7 +68,7 @@ def test_a_batch_that_was_exported_is_exported_no_more(
 
 
 def test_a_batch_with_only_its_metrics_exported_gets_its_spans_and_runs(
-    service: Any, make_requests: Make, tmp_path: Path
+    service: Service, make_requests: MakeRequests, tmp_path: Path
 ) -> None:
     batch_id = service.api.add_batch(make_requests(12))
     journal = Journal(tmp_path)
@@ -87,15 +82,14 @@ def test_a_batch_with_only_its_metrics_exported_gets_its_spans_and_runs(
 
 
 def test_what_another_batch_exports_proves_nothing_of_what_came_later(
-    service: Any, make_requests: Make, tmp_path: Path
+    service: Service, make_requests: MakeRequests, tmp_path: Path
 ) -> None:
     executor = service.executor(state_dir=tmp_path)
     first, second = (executor.submit(make_requests(count))[0] for count in (10, 20))
     service.otlp.fail_next("POST", "metrics", delay=1.5)
     reader = threading.Thread(target=lambda: list(executor.collect(first)))
     reader.start()
-    while not any(each.path == "/v1/metrics" for each in service.otlp.requests):
-        time.sleep(0.01)
+    eventually(lambda: any(each.path == "/v1/metrics" for each in service.otlp.requests))
     list(executor.collect(second))
     known = Journal(tmp_path).get(second.id)
     assert known is not None
@@ -105,7 +99,7 @@ def test_what_another_batch_exports_proves_nothing_of_what_came_later(
 
 
 def test_metrics_that_a_backend_refuses_are_proven_by_a_later_export(
-    service: Any, make_requests: Make, tmp_path: Path
+    service: Service, make_requests: MakeRequests, tmp_path: Path
 ) -> None:
     def exported() -> list[bool]:
         known = [Journal(tmp_path).get(batch_id) for batch_id in service.api.batch_ids]
@@ -121,7 +115,7 @@ def test_metrics_that_a_backend_refuses_are_proven_by_a_later_export(
 
 
 def test_spans_that_a_backend_refuses_are_exported_again(
-    service: Any, make_requests: Make, tmp_path: Path
+    service: Service, make_requests: MakeRequests, tmp_path: Path
 ) -> None:
     def exported() -> bool:
         known = Journal(tmp_path).get(batch_id)
@@ -138,7 +132,7 @@ def test_spans_that_a_backend_refuses_are_exported_again(
 
 
 def test_spans_whose_flush_fails_are_not_marked_as_exported(
-    service: Any, make_requests: Make, tmp_path: Path
+    service: Service, make_requests: MakeRequests, tmp_path: Path
 ) -> None:
     class Failing(SpanProcessor):
         def force_flush(self, *_: Any, **__: Any) -> bool:
@@ -157,7 +151,7 @@ def test_spans_whose_flush_fails_are_not_marked_as_exported(
 
 
 def test_runs_that_did_not_arrive_are_exported_again(
-    service: Any, make_requests: Make, tmp_path: Path
+    service: Service, make_requests: MakeRequests, tmp_path: Path
 ) -> None:
     service.langsmith.refuse_all(503)
     (batch_id,) = service.executor(state_dir=tmp_path).run(make_requests(4)).batch_ids
@@ -180,7 +174,7 @@ def test_runs_that_did_not_arrive_are_exported_again(
 
 
 def test_a_batch_collected_by_its_id_alone_finds_its_parent(
-    service: Any, make_requests: Make, tmp_path: Path
+    service: Service, make_requests: MakeRequests, tmp_path: Path
 ) -> None:
     with service.tracers.get_tracer("t").start_as_current_span("caller") as caller:
         (handle,) = service.executor(state_dir=tmp_path).submit(make_requests(2))
@@ -193,7 +187,7 @@ def test_a_batch_collected_by_its_id_alone_finds_its_parent(
 
 
 def test_a_batch_of_a_killed_process_is_found_and_not_paid_twice(
-    service: Any, make_requests: Make, tmp_path: Path
+    service: Service, make_requests: MakeRequests, tmp_path: Path
 ) -> None:
     requests = make_requests(6)
     interrupted(tmp_path, requests)
@@ -206,7 +200,7 @@ def test_a_batch_of_a_killed_process_is_found_and_not_paid_twice(
 
 
 def test_a_submission_without_a_batch_is_submitted_again(
-    service: Any, make_requests: Make, tmp_path: Path
+    service: Service, make_requests: MakeRequests, tmp_path: Path
 ) -> None:
     requests = make_requests(6)
     interrupted(tmp_path, requests)
@@ -216,21 +210,18 @@ def test_a_submission_without_a_batch_is_submitted_again(
 
 
 def test_the_submission_of_a_living_process_is_its_own(
-    service: Any, make_requests: Make, tmp_path: Path
+    service: Service, make_requests: MakeRequests, tmp_path: Path
 ) -> None:
     requests = make_requests(6)
-    parts = [requests]
     other = Journal(tmp_path)
-    other.begin_submission(
-        submitting._fingerprint(parts), [submitting._planned_batch(requests)], {}
-    )
+    intend(other, requests)
     service.client.messages.batches.create(requests=requests)
     service.executor(state_dir=tmp_path).submit(requests)
     assert creations(service) == 2
 
 
 def test_a_lost_answer_is_followed_up_by_the_next_try(
-    service: Any, make_requests: Make, tmp_path: Path
+    service: Service, make_requests: MakeRequests, tmp_path: Path
 ) -> None:
     requests = make_requests(5)
     service.api.fail_next("POST", "batches$", action="accept_then_close")
@@ -243,7 +234,7 @@ def test_a_lost_answer_is_followed_up_by_the_next_try(
 
 
 def test_batches_that_the_journal_knows_are_no_candidates(
-    service: Any, make_requests: Make, tmp_path: Path
+    service: Service, make_requests: MakeRequests, tmp_path: Path
 ) -> None:
     executor = service.executor(state_dir=tmp_path)
     (first,) = executor.submit(make_requests(5))
@@ -254,16 +245,14 @@ def test_batches_that_the_journal_knows_are_no_candidates(
 
 
 def test_a_refused_batch_leaves_no_submission(
-    service: Any, make_requests: Make, tmp_path: Path
+    service: Service, make_requests: MakeRequests, tmp_path: Path
 ) -> None:
     requests = make_requests(5)
     service.api.fail_next("POST", "batches$", status=400)
     executor = service.executor(state_dir=tmp_path)
     with pytest.raises(Exception, match="400"):
         executor.submit(requests)
-    fingerprint = submitting._fingerprint([requests])
-    journal = executor.recorder.journal
-    assert journal.unfinished(fingerprint, include_uncollected=True) == []
+    assert unfinished(tmp_path, requests, include_uncollected=True) == []
 
 
 def test_one_of_many_claims_is_granted(tmp_path: Path) -> None:
@@ -273,8 +262,8 @@ def test_one_of_many_claims_is_granted(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("fault", ["file in the way", "corrupt", "newer"])
 def test_a_journal_that_cannot_be_used_stops_nothing(
-    service: Any,
-    make_requests: Make,
+    service: Service,
+    make_requests: MakeRequests,
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
     fault: str,
@@ -316,7 +305,7 @@ def test_the_journal_is_the_owners_alone_and_forgets_in_time(tmp_path: Path) -> 
 
 
 async def test_the_async_twin_keeps_the_journal_too(
-    service: Any, make_requests: Make, tmp_path: Path
+    service: Service, make_requests: MakeRequests, tmp_path: Path
 ) -> None:
     requests = make_requests(6)
     interrupted(tmp_path, requests)
@@ -327,7 +316,7 @@ async def test_the_async_twin_keeps_the_journal_too(
     known = Journal(tmp_path).get(created)
     assert known is not None
     assert (known.metrics_exported, known.spans_exported, known.runs_exported) == (True, True, True)
-    await executor.api._polling.close()
+    await service.aclose()
 
 
 def test_a_journal_that_is_asked_while_it_works_neither_hangs_nor_breaks(
@@ -335,7 +324,8 @@ def test_a_journal_that_is_asked_while_it_works_neither_hangs_nor_breaks(
 ) -> None:
     """As when a collection of garbage closes a reader of results amid the journal's own work."""
     journal = Journal(tmp_path)
-    asked = journal._file.run(lambda _: journal.acquire_export_lease("msgbatch_1"), None)
+    file = journal._file  # noqa: SLF001 - its work is entered while it goes on
+    asked = file.run(lambda _: journal.acquire_export_lease("msgbatch_1"), None)
     assert asked
     assert journal.acquire_export_lease("msgbatch_1")
     assert not journal.acquire_export_lease("msgbatch_1")

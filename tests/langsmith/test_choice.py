@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
+from support import Service
 
 from otel_bridge import LangSmithSpanProcessor
+from otel_bridge._core.otel_sdk import span_processors
 from otel_bridge.langsmith import mirror
 from otel_bridge.langsmith.dialects import may_be_content, normalised
 
@@ -16,7 +18,7 @@ AGENT: dict[str, Any] = {"gen_ai.operation.name": "invoke_agent"}
 CHAT: dict[str, Any] = {"gen_ai.operation.name": "chat"}
 
 
-def paths_of(service: Any) -> set[str]:
+def paths_of(service: Service) -> set[str]:
     service.flush()
     assert service.langsmith.refusals == []
     runs = service.langsmith.runs
@@ -44,13 +46,13 @@ def emit(provider: TracerProvider) -> None:
         pass
 
 
-def test_plain_ancestors_are_bridged_over(service: Any) -> None:
+def test_plain_ancestors_are_bridged_over(service: Service) -> None:
     service.mirror(service.settings())
     emit(service.tracers)
     assert paths_of(service) == {"agent", "agent/chat"}
 
 
-def test_all_spans_are_mirrored_when_asked_for(service: Any) -> None:
+def test_all_spans_are_mirrored_when_asked_for(service: Service) -> None:
     service.mirror(service.settings(langsmith_spans="all"))
     emit(service.tracers)
     root = "GET /"
@@ -58,7 +60,7 @@ def test_all_spans_are_mirrored_when_asked_for(service: Any) -> None:
     assert paths_of(service) == {"/".join(expected[: n + 1]) for n in range(len(expected))}
 
 
-def test_a_span_that_turns_out_to_be_of_genai_is_mirrored(service: Any) -> None:
+def test_a_span_that_turns_out_to_be_of_genai_is_mirrored(service: Service) -> None:
     service.mirror(service.settings())
     tracer = service.tracers.get_tracer("app")
     with (
@@ -69,7 +71,7 @@ def test_a_span_that_turns_out_to_be_of_genai_is_mirrored(service: Any) -> None:
     assert paths_of(service) == {"agent", "agent/late"}
 
 
-def test_unsampled_spans_are_not_mirrored(service: Any) -> None:
+def test_unsampled_spans_are_not_mirrored(service: Service) -> None:
     provider = TracerProvider(sampler=ParentBased(TraceIdRatioBased(0)))
     provider.add_span_processor(LangSmithSpanProcessor(service.delivery, service.settings()))
     emit(provider)
@@ -79,13 +81,13 @@ def test_unsampled_spans_are_not_mirrored(service: Any) -> None:
 
 
 @pytest.mark.parametrize("off", [{"langsmith_tracing": False}, {"sdk_disabled": True}])
-def test_what_is_switched_off_is_not_there(service: Any, off: dict[str, bool]) -> None:
+def test_what_is_switched_off_is_not_there(service: Service, off: dict[str, bool]) -> None:
     provider = TracerProvider()
     assert mirror(provider, service.settings(**off)) is None
-    assert provider._active_span_processor._span_processors == ()
+    assert span_processors(provider) == ()
 
 
-def test_an_ancestor_in_use_is_kept_whatever_is_started_below_it(service: Any) -> None:
+def test_an_ancestor_in_use_is_kept_whatever_is_started_below_it(service: Service) -> None:
     service.mirror(service.settings())
     tracer = service.tracers.get_tracer("app")
     with tracer.start_as_current_span("agent", attributes=AGENT):
@@ -102,7 +104,7 @@ def test_what_another_provider_calls_its_raw_usage_is_not_read_as_anthropics() -
         assert read["gen_ai.usage.input_tokens"] == tokens
 
 
-def test_a_pending_copy_of_a_span_is_no_span(service: Any) -> None:
+def test_a_pending_copy_of_a_span_is_no_span(service: Service) -> None:
     service.mirror(service.settings())
     copied = CHAT | {"logfire.span_type": "pending_span"}
     service.tracers.get_tracer("logfire.anthropic").start_span("chat", attributes=copied).end()

@@ -16,6 +16,7 @@ from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SimpleSpanProcessor
 from opentelemetry.sdk.trace.id_generator import IdGenerator
 from opentelemetry.trace import StatusCode
+from support import Service
 
 from otel_bridge import BatchExecutor, LangSmithSpanProcessor, Settings
 from otel_bridge.langsmith import mirror
@@ -88,7 +89,9 @@ def same(direct: dict[str, Any], stamped: dict[str, Any]) -> None:
                 assert ours[name] == theirs[name], name
 
 
-def test_a_batch_becomes_the_same_runs(service: Any, make_requests: Callable[[int], Any]) -> None:
+def test_a_batch_becomes_the_same_runs(
+    service: Service, make_requests: Callable[[int], Any]
+) -> None:
     batch_id = service.api.add_batch(make_requests(60))
     list(service.executor().collect(batch_id))
     service.flush()
@@ -138,7 +141,7 @@ def emit(provider: TracerProvider) -> None:
 
 
 @pytest.mark.parametrize("simple", [False, True])
-def test_other_spans_become_the_same_runs(service: Any, simple: bool) -> None:
+def test_other_spans_become_the_same_runs(service: Service, simple: bool) -> None:
     direct = TracerProvider(id_generator=RepeatedIds(simple))
     direct.add_span_processor(LangSmithSpanProcessor(service.delivery, service.settings()))
     emit(direct)
@@ -156,7 +159,7 @@ def test_other_spans_become_the_same_runs(service: Any, simple: bool) -> None:
             assert run["extra"]["metadata"]["conversation_id"] == "thread"
 
 
-def test_real_calls_are_counted_to_the_token(service: Any) -> None:
+def test_real_calls_are_counted_to_the_token(service: Service) -> None:
     with (
         collector(service.settings(langsmith_route="collector")) as (provider, langsmith),
         anthropic.Anthropic(
@@ -180,7 +183,7 @@ def test_real_calls_are_counted_to_the_token(service: Any) -> None:
 
 
 def test_more_requests_than_a_trace_takes_are_all_there(
-    service: Any, make_requests: Callable[[int], Any]
+    service: Service, make_requests: Callable[[int], Any]
 ) -> None:
     count = 26_000
     batch_id = service.api.add_batch(make_requests(count))
@@ -196,7 +199,7 @@ def test_more_requests_than_a_trace_takes_are_all_there(
 
 
 def test_content_for_langsmith_alone_does_not_go_by_this_route(
-    service: Any, make_requests: Callable[[int], Any], caplog: pytest.LogCaptureFixture
+    service: Service, make_requests: Callable[[int], Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     batch_id = service.api.add_batch(make_requests(5))
     settings = service.settings(langsmith_route="collector", langsmith_content=True)
@@ -209,7 +212,7 @@ def test_content_for_langsmith_alone_does_not_go_by_this_route(
 
 
 def test_content_on_spans_reaches_langsmith(
-    service: Any, make_requests: Callable[[int], Any]
+    service: Service, make_requests: Callable[[int], Any]
 ) -> None:
     batch_id = service.api.add_batch(make_requests(20))
     settings = service.settings(langsmith_route="collector", span_content=True)

@@ -13,12 +13,14 @@ from typing import Any
 
 import pytest
 from langsmith import Client
+from support import eventually
 from urllib3 import Retry
 
 from otel_bridge import identity
 from otel_bridge.langsmith import Delivery, DeliveryReport, LeftBehind, spool
 from otel_bridge.langsmith import delivery as delivering
 from otel_bridge.langsmith.multipart import Operation, encode
+from otel_bridge.langsmith.sending import Sender
 from otel_bridge.simulator import LangSmithCapture
 
 NOW = time.time_ns()
@@ -43,33 +45,32 @@ def post(number: int, **fields: Any) -> Operation:
     return Operation.of("post", run(number, **fields))
 
 
+def client_of(url: str, **options: Any) -> Client:
+    """A client as the mirror makes it: no retries and no threads of its own."""
+    defaults = {"api_key": "test", "timeout_ms": (3_000, 10_000)}
+    return Client(
+        api_url=url,
+        tracing_mode="langsmith",
+        auto_batch_tracing=False,
+        retry_config=Retry(total=0),
+        **defaults | options,
+    )
+
+
 @pytest.fixture
 def connect(langsmith: LangSmithCapture) -> Iterator[Connect]:
     opened = []
 
     def make(**settings: Any) -> Delivery:
-        client = Client(
-            api_url=settings.pop("url", langsmith.url),
-            api_key=settings.pop("api_key", "test"),
-            workspace_id=settings.pop("workspace_id", None),
-            tracing_mode="langsmith",
-            auto_batch_tracing=False,
-            retry_config=Retry(total=0),
-            timeout_ms=settings.pop("timeout_ms", (3_000, 10_000)),
-        )
+        names = ("api_key", "workspace_id", "timeout_ms")
+        options = {name: settings.pop(name) for name in names if name in settings}
+        client = client_of(settings.pop("url", langsmith.url), **options)
         opened.append(Delivery(client, **settings))
         return opened[-1]
 
     yield make
     for delivery in opened:
         delivery.close(0.1)
-
-
-def until(condition: Callable[[], Any], seconds: float = 15) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it never came to that"
-        time.sleep(0.05)
 
 
 def counts(delivery: Delivery) -> tuple[int, int, int]:
@@ -121,7 +122,7 @@ def test_it_recovers_by_itself(langsmith: LangSmithCapture, connect: Connect) ->
     langsmith.fail_next("POST", "multipart", status=503)
     delivery = connect()
     delivery.submit(post(1))
-    until(lambda: counts(delivery) == (1, 0, 0), 8)
+    eventually(lambda: counts(delivery) == (1, 0, 0))
 
 
 def test_no_flush_is_sooner_than_langsmith_asked_for(
@@ -136,9 +137,9 @@ def test_no_flush_is_sooner_than_langsmith_asked_for(
 
 
 def test_a_langsmith_that_is_away_for_long_is_asked_every_minute(
-    langsmith: LangSmithCapture, connect: Connect
+    langsmith: LangSmithCapture,
 ) -> None:
-    sender = connect()._sender
+    sender = Sender(client_of(langsmith.url))
     body = encode([post(1)], "1")
     langsmith.refuse_all(503)
     refusals = [sender.send(body) for _ in range(9)]
@@ -156,7 +157,7 @@ def test_a_langsmith_that_is_away_for_long_is_asked_every_minute(
 def test_however_much_was_sent_what_comes_next_waits_in_memory(
     connect: Connect, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(delivering, "_QUEUE_BYTES", 5_000)
+    monkeypatch.setattr(delivering, "QUEUE_BYTES", 5_000)
     delivery = connect(state_dir=tmp_path)
     for number in range(10):
         delivery.submit(post(number, inputs={"a": "x" * 1_000}))
@@ -171,7 +172,7 @@ def test_what_an_ended_process_left_is_sent_by_one_that_idles(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(delivering, "_IDLE_SECONDS", 0.1)
+    monkeypatch.setattr(delivering, "IDLE_SECONDS", 0.1)
     living = connect(state_dir=tmp_path)
     living.submit(post(1))
     assert living.flush(5)
@@ -180,7 +181,7 @@ def test_what_an_ended_process_left_is_sent_by_one_that_idles(
     ending.submit(post(2))
     ending.close(1)
     langsmith.recover()
-    until(lambda: living.replayed.sent == 1)
+    eventually(lambda: living.replayed.sent == 1)
     assert len(langsmith.runs) == 2
 
 
@@ -193,7 +194,7 @@ def test_what_is_under_way_at_the_close_is_on_disk(
     langsmith.hang_all()
     asked = len(langsmith.requests)
     delivery.submit(post(2))
-    until(lambda: len(langsmith.requests) > asked)
+    eventually(lambda: len(langsmith.requests) > asked)
     delivery.close(0.1)
     assert delivery.report.spooled == 1
     assert len(list(tmp_path.glob("spool/*/*.json"))) == 1
@@ -206,9 +207,9 @@ def test_the_disk_is_bounded_and_the_oldest_are_kept(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(spool, "MEMORY_BYTES", 0)
+    monkeypatch.setattr(spool, "DISK_BYTES", 50_000)
     langsmith.refuse_all(503)
     delivery = connect(state_dir=tmp_path)
-    delivery._spool._limit = 50_000
     for number in range(10):
         delivery.submit(post(number, inputs={"a": secrets.token_hex(10_000)}))
         delivery.flush(5, patient=False)
@@ -245,16 +246,16 @@ def test_what_comes_later_is_sent_without_a_flush_as_well(
     delivery = connect()
     for number in range(3):
         delivery.submit(post(number))
-        until(lambda number=number: len(langsmith.runs) == number + 1)  # type: ignore[misc]
+        eventually(lambda number=number: len(langsmith.runs) == number + 1)  # type: ignore[misc]
 
 
 def test_retry_after_is_heeded(langsmith: LangSmithCapture, connect: Connect) -> None:
-    langsmith.fail_next("POST", "multipart", status=429, headers={"retry-after": "3"})
+    langsmith.fail_next("POST", "multipart", status=429, headers={"retry-after": "2"})
     delivery = connect()
     delivery.submit(post(1))
-    time.sleep(2.2)
-    assert counts(delivery) == (0, 1, 0)
-    until(lambda: counts(delivery) == (1, 0, 0), 5)
+    eventually(lambda: counts(delivery) == (1, 0, 0))
+    refused, taken = (each for each in langsmith.requests if each.path.endswith("multipart"))
+    assert taken.received - refused.received >= 2, "its own first pause is one second"
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 413, 422])
@@ -351,7 +352,7 @@ def test_what_is_queued_while_langsmith_is_away_does_not_stay_in_memory_alone(
     delivery = connect(state_dir=tmp_path)
     for number in (1, 2):
         delivery.submit(post(number))
-        until(lambda number=number: delivery.report.spooled == number)  # type: ignore[misc]
+        eventually(lambda number=number: delivery.report.spooled == number)  # type: ignore[misc]
     assert len(list(tmp_path.glob("spool/*/*.json"))) == 2
 
 
@@ -394,17 +395,20 @@ def test_what_waits_is_for_its_endpoint_key_and_workspace_alone(
 
 
 def test_a_body_that_cannot_be_dealt_with_is_left_where_it_is(
-    connect: Connect, tmp_path: Path
+    connect: Connect, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(spool, "MEMORY_BYTES", 0)
     with LangSmithCapture(zstd=False) as plain:
+        plain.refuse_all(503)
         first = connect(url=plain.url, state_dir=tmp_path)
-        first._closed = True  # it writes what it gets
-        first.submit(post(1))
-        first.submit(post(2))
+        for number in (1, 2):
+            first.submit(post(number))
+            first.flush(5, patient=False)
+        first.close(0.1)
+        plain.recover()
         damaged, _ = sorted(tmp_path.glob("spool/*/*.json"))
         envelope = json.loads(damaged.read_text()) | {"body_base64": "AAAA"}
         damaged.write_text(json.dumps(envelope))
-        first._spool.close()
         second = connect(url=plain.url, state_dir=tmp_path)
         second.flush(5)
         assert (second.replayed.sent, second.replayed.dropped) == (1, 1)

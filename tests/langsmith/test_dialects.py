@@ -6,7 +6,7 @@ import json
 import math
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -21,6 +21,7 @@ from opentelemetry.instrumentation.anthropic import AnthropicInstrumentor as Ope
 from opentelemetry.instrumentation.genai.anthropic import AnthropicInstrumentor as GenAI
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import StatusCode
+from support import ListCost, Service
 
 from otel_bridge import LangSmithSpanProcessor
 from otel_bridge.simulator import MessageBatchesServer
@@ -44,12 +45,12 @@ SPLIT = ("native", "logfire")
 
 @contextmanager
 def instrumented(
-    service: Any, name: str, *, native: bool, **changes: Any
+    service: Service, name: str, *, native: bool, **changes: Any
 ) -> Iterator[anthropic.Anthropic]:
     """A client whose calls a library traces; `native` leaves the SDK's own spans on."""
     settings = service.settings(**changes)
     with ExitStack() as stack:
-        provider = service.tracers
+        provider: Any = service.tracers
         if name == "logfire":
             # It replaces the process's propagator.
             stack.callback(propagate.set_global_textmap, propagate.get_global_textmap())
@@ -113,11 +114,11 @@ def call(client: anthropic.Anthropic, number: int, how: str) -> None:
             pass
 
 
-def llm_runs(service: Any) -> list[dict[str, Any]]:
+def llm_runs(service: Service) -> list[dict[str, Any]]:
     return [run for run in service.langsmith.runs.values() if run["run_type"] == "llm"]
 
 
-def told(service: Any) -> Counter[str]:
+def told(service: Service) -> Counter[str]:
     """Tokens by type over the runs that LangSmith adds up."""
     return Counter(
         {k: v for k, v in service.langsmith.usage_totals().items() if not k.endswith("cost") and v}
@@ -154,7 +155,7 @@ def unsearched(api: MessageBatchesServer) -> list[int]:
     [("native", True), *((n, False) for n in ALONE), *((n, True) for n in ALONE)],
 )
 def test_tokens_and_cost_are_the_apis(
-    service: Any, list_cost_of: Callable[..., float], name: str, native: bool
+    service: Service, list_cost_of: ListCost, name: str, native: bool
 ) -> None:
     ways = ["create", "stream", "events"]
     if name == "openllmetry" and not native:
@@ -178,7 +179,7 @@ def test_tokens_and_cost_are_the_apis(
 
 
 @pytest.mark.parametrize("name", ["native", *ALONE])
-def test_a_call_becomes_a_native_run(service: Any, name: str) -> None:
+def test_a_call_becomes_a_native_run(service: Service, name: str) -> None:
     with instrumented(service, name, native=name == "native") as client:
         call(client, 1, "create")
     (run,) = llm_runs(service)
@@ -192,7 +193,7 @@ def test_a_call_becomes_a_native_run(service: Any, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [n for n in ALONE if n != "openllmetry"])  # which does not tell
-def test_stop_sequences_go_with_content(service: Any, name: str) -> None:
+def test_stop_sequences_go_with_content(service: Service, name: str) -> None:
     with instrumented(service, name, native=False, langsmith_content=True) as client:
         call(client, 1, "create")
     (run,) = llm_runs(service)
@@ -203,7 +204,7 @@ def test_stop_sequences_go_with_content(service: Any, name: str) -> None:
 @pytest.mark.parametrize("name", ["native", *ALONE])
 @pytest.mark.parametrize("native", [True, False])
 def test_a_failed_call_is_an_error_and_counts_nothing(
-    service: Any, name: str, native: bool, content: bool
+    service: Service, name: str, native: bool, content: bool
 ) -> None:
     service.api.fail_next("POST", "/v1/messages", status=529)
     native = native or name == "native"
@@ -222,7 +223,7 @@ def test_a_failed_call_is_an_error_and_counts_nothing(
 
 # logfire lets the SDK make no span of its own.
 @pytest.mark.parametrize("name", sorted({*ALONE} - {"logfire"}))
-def test_the_outer_span_of_a_call_is_a_chain(service: Any, name: str) -> None:
+def test_the_outer_span_of_a_call_is_a_chain(service: Service, name: str) -> None:
     with instrumented(service, name, native=True) as client:
         for number, how in enumerate(("create", "stream", "events")):
             call(client, number, how)
@@ -236,13 +237,12 @@ def test_the_outer_span_of_a_call_is_a_chain(service: Any, name: str) -> None:
 
 @pytest.mark.parametrize("name", ["native", *ALONE])
 def test_content_goes_to_langsmith_when_it_is_asked_for_and_not_otherwise(
-    service: Any, name: str, monkeypatch: pytest.MonkeyPatch
+    service: Service, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT", "SPAN_ONLY")
     for asked in (False, True):
-        with instrumented(
-            service, name, native=name == "native", langsmith_content=asked
-        ) as client:
+        fresh = Service(service.api, service.otlp, service.langsmith)
+        with instrumented(fresh, name, native=name == "native", langsmith_content=asked) as client:
             call(client, 1, "create")
             call(client, 2, "stream")
         received = b"".join(request.body for request in service.langsmith.requests)
@@ -251,9 +251,7 @@ def test_content_goes_to_langsmith_when_it_is_asked_for_and_not_otherwise(
             assert not [secret for secret in SECRETS if secret in received]
         elif name != "native":
             assert [secret for secret in SECRETS[:3] if secret not in received] == []
-        service.tracers._active_span_processor._span_processors = (
-            service.tracers._active_span_processor._span_processors[:1]
-        )
+        fresh.close()
     if name == "native":
         return
     spoken = [run for run in service.langsmith.runs.values() if run["outputs"]]
@@ -264,7 +262,7 @@ def test_content_goes_to_langsmith_when_it_is_asked_for_and_not_otherwise(
         assert "secret question" in json.dumps(run["inputs"])
 
 
-def test_tools_and_agents_have_their_run_types(service: Any) -> None:
+def test_tools_and_agents_have_their_run_types(service: Service) -> None:
     @anthropic.beta_tool
     def look_up(query: str) -> str:
         """Look something up."""
@@ -301,7 +299,9 @@ def test_tools_and_agents_have_their_run_types(service: Any) -> None:
         ({"gen_ai.operation.name": "execute_tool"}, "tool"),
     ],
 )
-def test_kinds_of_each_convention(service: Any, attributes: dict[str, str], run_type: str) -> None:
+def test_kinds_of_each_convention(
+    service: Service, attributes: dict[str, str], run_type: str
+) -> None:
     service.mirror(service.settings())
     tracer = service.tracers.get_tracer("app")
     with tracer.start_as_current_span("work", attributes=attributes) as span:
@@ -326,7 +326,7 @@ def test_kinds_of_each_convention(service: Any, attributes: dict[str, str], run_
 
 
 @pytest.mark.parametrize(("tier", "share"), [("batch", 0.5), ("standard", 1), ("priority", 1)])
-def test_cost_is_at_the_tier_that_the_span_tells(service: Any, tier: str, share: float) -> None:
+def test_cost_is_at_the_tier_that_the_span_tells(service: Service, tier: str, share: float) -> None:
     service.mirror(service.settings())
     service.tracers.get_tracer("app").start_span(
         "chat",
@@ -345,7 +345,7 @@ def test_cost_is_at_the_tier_that_the_span_tells(service: Any, tier: str, share:
     assert cost == pytest.approx((1_000 * 1 + 100 * 5) / 1e6 * share)
 
 
-def test_a_cost_that_the_span_tells_is_kept(service: Any) -> None:
+def test_a_cost_that_the_span_tells_is_kept(service: Service) -> None:
     service.mirror(service.settings())
     usage = {"gen_ai.usage.input_tokens": 10, "gen_ai.usage.output_tokens": 1}
     chat = {"gen_ai.operation.name": "chat", "gen_ai.provider.name": "openai"}
@@ -362,7 +362,9 @@ def test_a_cost_that_the_span_tells_is_kept(service: Any) -> None:
 
 
 @pytest.mark.parametrize("how", ["create", "stream", "text"])
-def test_a_call_that_langsmiths_own_wrapper_counts_is_counted_once(service: Any, how: str) -> None:
+def test_a_call_that_langsmiths_own_wrapper_counts_is_counted_once(
+    service: Service, how: str
+) -> None:
     client_of_langsmith = ls.Client(
         api_url=service.langsmith.url, api_key="test", auto_batch_tracing=False
     )
@@ -383,7 +385,7 @@ def test_a_call_that_langsmiths_own_wrapper_counts_is_counted_once(service: Any,
     assert totals["output_tokens"] == message["usage"]["output_tokens"]
 
 
-def test_below_a_traceable_function_that_counts_nothing_the_span_counts(service: Any) -> None:
+def test_below_a_traceable_function_that_counts_nothing_the_span_counts(service: Service) -> None:
     client_of_langsmith = ls.Client(
         api_url=service.langsmith.url, api_key="test", auto_batch_tracing=False
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,16 +12,17 @@ import pytest
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SimpleSpanProcessor
+from support import MakeRequests, Service, eventually
 
 from otel_bridge import BatchExecutor, LangSmithSpanExporter, LangSmithSpanProcessor, Settings
-from otel_bridge.langsmith import mirror
+from otel_bridge.langsmith import Delivery, mirror
 
 AGENT: dict[str, Any] = {"gen_ai.operation.name": "invoke_agent"}
 CHAT: dict[str, Any] = {"gen_ai.operation.name": "chat", "gen_ai.usage.input_tokens": 1}
 
 
 @pytest.fixture
-def exporter(service: Any) -> Iterator[LangSmithSpanExporter]:
+def exporter(service: Service) -> Iterator[LangSmithSpanExporter]:
     exporter = LangSmithSpanExporter(service.delivery, service.settings(), patience=0.3)
     yield exporter
     exporter.shutdown()
@@ -37,7 +37,7 @@ def provider(exporter: LangSmithSpanExporter) -> Iterator[TracerProvider]:
     provider.shutdown()
 
 
-def runs_of(service: Any) -> dict[str, dict[str, Any]]:
+def runs_of(service: Service) -> dict[str, dict[str, Any]]:
     service.delivery.flush(5)
     assert service.langsmith.refusals == []
     assert service.langsmith.conflicts == []
@@ -45,15 +45,14 @@ def runs_of(service: Any) -> dict[str, dict[str, Any]]:
     return {run["name"]: run for run in service.langsmith.runs.values()}
 
 
-def wait_for(service: Any, *names: str) -> dict[str, dict[str, Any]]:
-    deadline = time.monotonic() + 5
-    while not set(names) <= set(runs := runs_of(service)):
-        assert time.monotonic() < deadline, f"{names} did not come"
-        time.sleep(0.02)
-    return runs
+def wait_for(service: Service, *names: str) -> dict[str, dict[str, Any]]:
+    eventually(lambda: set(names) <= set(runs_of(service)), f"{names} did not come")
+    return runs_of(service)
 
 
-def test_a_tree_is_put_together_from_single_exports(service: Any, provider: TracerProvider) -> None:
+def test_a_tree_is_put_together_from_single_exports(
+    service: Service, provider: TracerProvider
+) -> None:
     tracer = provider.get_tracer("app")
     with (
         tracer.start_as_current_span("root"),
@@ -70,7 +69,7 @@ def test_a_tree_is_put_together_from_single_exports(service: Any, provider: Trac
 
 
 def test_a_child_that_ends_after_its_parent_hangs_below_it(
-    service: Any, provider: TracerProvider
+    service: Service, provider: TracerProvider
 ) -> None:
     tracer = provider.get_tracer("app")
     with tracer.start_as_current_span("agent", attributes=AGENT):
@@ -81,7 +80,7 @@ def test_a_child_that_ends_after_its_parent_hangs_below_it(
 
 
 def test_a_parent_in_another_process_is_not_waited_for(
-    service: Any, provider: TracerProvider
+    service: Service, provider: TracerProvider
 ) -> None:
     remote = trace.SpanContext(1, 2, is_remote=True, trace_flags=trace.TraceFlags(1))
     context = trace.set_span_in_context(trace.NonRecordingSpan(remote))
@@ -90,7 +89,7 @@ def test_a_parent_in_another_process_is_not_waited_for(
 
 
 def test_a_parent_that_never_comes_holds_nobody_for_ever(
-    service: Any, provider: TracerProvider
+    service: Service, provider: TracerProvider
 ) -> None:
     tracer = provider.get_tracer("app")
     lost = tracer.start_span("never ends", attributes=AGENT)
@@ -108,8 +107,9 @@ def test_a_parent_that_never_comes_holds_nobody_for_ever(
 
 
 @pytest.mark.parametrize("by", ["flush", "shutdown", "number"])
-def test_what_waits_is_released(service: Any, by: str) -> None:
-    exporter = LangSmithSpanExporter(service.delivery, service.settings(), limit=3)
+def test_what_waits_is_released(service: Service, by: str, tmp_path: Path) -> None:
+    delivery = Delivery(service.langsmith_client, state_dir=tmp_path)
+    exporter = LangSmithSpanExporter(delivery, service.settings(), limit=3)
     provider = TracerProvider()
     provider.add_span_processor(BatchSpanProcessor(exporter, max_export_batch_size=1))
     tracer = provider.get_tracer("app")
@@ -121,14 +121,16 @@ def test_what_waits_is_released(service: Any, by: str) -> None:
             exporter.force_flush()
         elif by == "shutdown":
             exporter.shutdown()
-            service.delivery._closed = False  # its bodies are in the spool; let them be sent
-        wait_for(service, "chat 0", "chat 1", "chat 2")
+            delivery = Delivery(service.langsmith_client, state_dir=tmp_path)
+        eventually(lambda: delivery.flush(1) and len(service.langsmith.runs) >= 3)
+        assert {f"chat {number}" for number in range(3)} <= set(runs_of(service))
     provider.shutdown()
+    delivery.close()
 
 
 @pytest.mark.parametrize("first", ["exporter", "processor"])
 def test_every_way_at_once_sends_each_span_once(
-    service: Any, exporter: LangSmithSpanExporter, make_requests: Any, first: str
+    service: Service, exporter: LangSmithSpanExporter, make_requests: MakeRequests, first: str
 ) -> None:
     provider = TracerProvider()
     pipeline = BatchSpanProcessor(exporter, schedule_delay_millis=10)
@@ -155,7 +157,7 @@ def test_every_way_at_once_sends_each_span_once(
 
 
 def test_an_outer_span_that_comes_first_does_not_count_the_call(
-    service: Any, provider: TracerProvider
+    service: Service, provider: TracerProvider
 ) -> None:
     tracer = provider.get_tracer("app")
     with tracer.start_as_current_span("outer", attributes=CHAT | {"gen_ai.response.id": "msg_1"}):
@@ -178,7 +180,7 @@ with tracer.start_as_current_span("agent", attributes={"gen_ai.operation.name": 
 """
 
 
-def run_plain(service: Any, folder: Path, **changes: str) -> subprocess.CompletedProcess[str]:
+def run_plain(service: Service, folder: Path, **changes: str) -> subprocess.CompletedProcess[str]:
     script = folder / "plain.py"
     script.write_text(PLAIN)
     command = Path(sys.executable).with_name("opentelemetry-instrument")
@@ -209,7 +211,7 @@ def run_plain(service: Any, folder: Path, **changes: str) -> subprocess.Complete
     )
 
 
-def test_the_environment_alone_is_enough(service: Any, tmp_path: Path) -> None:
+def test_the_environment_alone_is_enough(service: Service, tmp_path: Path) -> None:
     done = run_plain(service, tmp_path)
     assert done.stderr == ""
     runs = list(service.langsmith.runs.values())
@@ -230,7 +232,9 @@ def test_the_environment_alone_is_enough(service: Any, tmp_path: Path) -> None:
         {"OTEL_TRACES_EXPORTER": "otlp"},
     ],
 )
-def test_the_environment_turns_it_off(service: Any, tmp_path: Path, off: dict[str, str]) -> None:
+def test_the_environment_turns_it_off(
+    service: Service, tmp_path: Path, off: dict[str, str]
+) -> None:
     run_plain(service, tmp_path, **off)
     assert len(service.api.messages) == 3
     assert service.langsmith.requests == []
@@ -245,7 +249,7 @@ def test_naming_the_exporter_turns_the_mirror_on() -> None:
 
 
 def test_the_route_by_a_collector_needs_the_processor(
-    service: Any, caplog: pytest.LogCaptureFixture
+    service: Service, caplog: pytest.LogCaptureFixture
 ) -> None:
     exporter = LangSmithSpanExporter(settings=service.settings(langsmith_route="collector"))
     assert "sends nothing" in caplog.text

@@ -2,41 +2,29 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from typing import Any
 
 import langsmith as ls
 import pytest
 from opentelemetry import trace
-from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from support import Cost, MakeRequests, Service, eventually, present
 
 from otel_bridge import LangSmithSpanProcessor, Settings, identity
 from otel_bridge._core import shield
 from otel_bridge._core.pending_content import pending_content
 from otel_bridge.langsmith import LangSmithPropagator, mirror
 
-Make = Callable[[int], list[dict[str, Any]]]
 
-
-def wait_for(condition: Callable[[], Any], seconds: float = 5.0) -> Any:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if found := condition():
-            return found
-        time.sleep(0.02)
-    raise AssertionError("it did not come")
-
-
-def runs_of(service: Any, run_type: str) -> list[dict[str, Any]]:
+def runs_of(service: Service, run_type: str) -> list[dict[str, Any]]:
     service.flush()
     return [run for run in service.langsmith.runs.values() if run["run_type"] == run_type]
 
 
-def test_the_batch_is_visible_before_it_ends(service: Any, make_requests: Make) -> None:
-    service.api._seconds = 60
+def test_the_batch_is_visible_before_it_ends(service: Service, make_requests: MakeRequests) -> None:
+    service.api.batch_seconds = 60
     (handle,) = service.executor().submit(make_requests(5))
-    (pending,) = wait_for(lambda: list(service.langsmith.runs.values()))
+    (pending,) = eventually(lambda: list(service.langsmith.runs.values()))
     assert service.client.messages.batches.retrieve(handle.id).processing_status == "in_progress"
     assert pending["name"] == "batch"
     assert "end_time" not in pending
@@ -49,7 +37,9 @@ def test_the_batch_is_visible_before_it_ends(service: Any, make_requests: Make) 
     assert batch["end_time"] > batch["start_time"]
 
 
-def test_open_ancestors_are_visible_with_the_batch(service: Any, make_requests: Make) -> None:
+def test_open_ancestors_are_visible_with_the_batch(
+    service: Service, make_requests: MakeRequests
+) -> None:
     executor = service.executor()
     tracer = service.tracers.get_tracer("test")
     with (
@@ -57,9 +47,8 @@ def test_open_ancestors_are_visible_with_the_batch(service: Any, make_requests: 
         tracer.start_as_current_span("plain"),
     ):
         executor.submit(make_requests(1))
-        agent, batch = wait_for(
-            lambda: len(service.langsmith.runs) == 2 and list(service.langsmith.runs.values())
-        )
+        eventually(lambda: len(service.langsmith.runs) == 2)
+        agent, batch = service.langsmith.runs.values()
     assert agent["name"] == "agent"
     assert batch["parent_run_id"] == agent["id"], "the plain span is bridged over"
     service.flush()
@@ -68,7 +57,7 @@ def test_open_ancestors_are_visible_with_the_batch(service: Any, make_requests: 
 
 
 def test_what_a_service_does_meanwhile_takes_no_batch_from_its_place(
-    service: Any, make_requests: Make
+    service: Service, make_requests: MakeRequests
 ) -> None:
     executor = service.executor()
     tracer = service.tracers.get_tracer("test")
@@ -87,7 +76,9 @@ def test_what_a_service_does_meanwhile_takes_no_batch_from_its_place(
     assert service.langsmith.orphans() == []
 
 
-def test_runs_look_as_the_native_wrapper_makes_them(service: Any, make_requests: Make) -> None:
+def test_runs_look_as_the_native_wrapper_makes_them(
+    service: Service, make_requests: MakeRequests
+) -> None:
     (request,) = make_requests(1)
     request["custom_id"] = "a-ok-1"
     request["params"] |= {"temperature": 0.2, "stop_sequences": ["END"]}
@@ -118,7 +109,7 @@ def test_runs_look_as_the_native_wrapper_makes_them(service: Any, make_requests:
 
 
 def test_costs_are_the_batchs_and_their_details_never_exceed_them(
-    service: Any, make_requests: Make, cost_of: Callable[[dict[str, Any]], float]
+    service: Service, make_requests: MakeRequests, cost_of: Cost
 ) -> None:
     results = service.executor().run(make_requests(60))
     runs = {
@@ -143,7 +134,9 @@ def test_costs_are_the_batchs_and_their_details_never_exceed_them(
     assert kinds >= {"cache_read", "ephemeral_5m_input_tokens", "ephemeral_1h_input_tokens"}
 
 
-def test_the_batch_run_tells_counts_and_totals(service: Any, make_requests: Make) -> None:
+def test_the_batch_run_tells_counts_and_totals(
+    service: Service, make_requests: MakeRequests
+) -> None:
     results = service.executor().run(make_requests(60))
     truth = service.api.truth(results.batch_ids[0])
     (batch,) = runs_of(service, "chain")
@@ -154,20 +147,23 @@ def test_the_batch_run_tells_counts_and_totals(service: Any, make_requests: Make
     assert metadata["usage_metadata"]["output_tokens"] == truth["output_tokens"]
 
 
-def test_failed_requests_have_an_error(service: Any, make_requests: Make) -> None:
+def test_failed_requests_have_an_error(service: Service, make_requests: MakeRequests) -> None:
     requests = [
         {**request, "custom_id": custom_id}
         for request, custom_id in zip(make_requests(2), ("a-errored-1", "a-expired-1"), strict=True)
     ]
-    error = service.executor().run(requests)["a-errored-1"].error.error
+    error = service.executor().run(requests)["a-errored-1"].error
+    assert error is not None
     told = {run["error"] for run in runs_of(service, "llm")}
-    assert told == {error.type, "expired"}, "what the API says of it may quote the request"
+    assert told == {error.error.type, "expired"}, "what the API says of it may quote the request"
     (batch,) = runs_of(service, "chain")
     assert batch["error"] == "no_request_succeeded: no request of the batch succeeded"
 
 
-def test_plain_bodies_where_zstd_is_not_taken(service: Any, make_requests: Make) -> None:
-    service.langsmith._zstd = False
+def test_plain_bodies_where_zstd_is_not_taken(
+    service: Service, make_requests: MakeRequests
+) -> None:
+    service.langsmith.zstd = False
     service.executor().run(make_requests(5))
     service.flush()
     assert len(service.langsmith.runs) == 6
@@ -176,14 +172,18 @@ def test_plain_bodies_where_zstd_is_not_taken(service: Any, make_requests: Make)
     assert all("content-encoding" not in each.headers for each in posts)
 
 
-def test_bodies_are_compressed_where_zstd_is_taken(service: Any, make_requests: Make) -> None:
+def test_bodies_are_compressed_where_zstd_is_taken(
+    service: Service, make_requests: MakeRequests
+) -> None:
     service.executor().run(make_requests(5))
     service.flush()
     posts = [each for each in service.langsmith.requests if each.path == "/runs/multipart"]
     assert {each.headers.get("content-encoding") for each in posts} == {"zstd"}
 
 
-def test_no_trace_has_more_runs_than_langsmith_takes(service: Any, make_requests: Make) -> None:
+def test_no_trace_has_more_runs_than_langsmith_takes(
+    service: Service, make_requests: MakeRequests
+) -> None:
     count = 26_000
     executor = service.executor(max_request_spans=None)
     (handle,) = executor.submit(make_requests(count))
@@ -201,8 +201,10 @@ def test_no_trace_has_more_runs_than_langsmith_takes(service: Any, make_requests
     assert more["trace_id"] == more["id"]
 
 
-def test_a_batch_nests_below_an_active_traceable_run(service: Any, make_requests: Make) -> None:
-    client = service.delivery._client
+def test_a_batch_nests_below_an_active_traceable_run(
+    service: Service, make_requests: MakeRequests
+) -> None:
+    client = service.langsmith_client
     executor = service.executor()
 
     @ls.traceable(client=client)
@@ -220,14 +222,15 @@ def test_a_batch_nests_below_an_active_traceable_run(service: Any, make_requests
     assert service.langsmith.refusals == []
 
 
-def test_the_propagator_carries_the_run_beside_w3c_headers(service: Any) -> None:
+def test_the_propagator_carries_the_run_beside_w3c_headers(service: Service) -> None:
     service.mirror(service.settings())
     propagator = LangSmithPropagator()
     carrier: dict[str, str] = {"baggage": "mine=1"}
     tracer = service.tracers.get_tracer("test")
     with tracer.start_as_current_span("x", attributes={"gen_ai.operation.name": "chat"}) as span:
         propagator.inject(carrier)
-    run = identity.run_id(span.get_span_context().span_id, span.start_time)
+    assert isinstance(span, ReadableSpan)
+    run = identity.run_id(span.get_span_context().span_id, present(span.start_time))
     assert carrier["langsmith-trace"].endswith(run)
     assert carrier["baggage"] == "mine=1"
     child = tracer.start_span(
@@ -241,7 +244,7 @@ def test_the_propagator_carries_the_run_beside_w3c_headers(service: Any) -> None
         propagator.extract({"langsmith-trace": malformed})
 
 
-def test_the_mirror_is_added_once_and_only_when_asked(service: Any) -> None:
+def test_the_mirror_is_added_once_and_only_when_asked(service: Service) -> None:
     provider = TracerProvider()
     assert mirror(provider, Settings(langsmith_tracing=False)) is None
     provider.add_span_processor(LangSmithSpanProcessor(service.delivery, service.settings()))
@@ -253,7 +256,7 @@ def test_the_mirror_is_added_once_and_only_when_asked(service: Any) -> None:
     provider.shutdown()
 
 
-def test_spans_of_langsmith_itself_and_plain_spans_are_left_alone(service: Any) -> None:
+def test_spans_of_langsmith_itself_and_plain_spans_are_left_alone(service: Service) -> None:
     service.mirror(service.settings())
     for scope, attributes in (
         ("langsmith", {"gen_ai.operation.name": "chat"}),
@@ -264,7 +267,9 @@ def test_spans_of_langsmith_itself_and_plain_spans_are_left_alone(service: Any) 
     assert service.langsmith.runs == {}
 
 
-def test_sampling_keeps_or_drops_whole_traces(service: Any, make_requests: Make) -> None:
+def test_sampling_keeps_or_drops_whole_traces(
+    service: Service, make_requests: MakeRequests
+) -> None:
     executor = service.executor(langsmith_sampling_rate=0.5)
     for _ in range(12):
         executor.run(make_requests(3))
@@ -274,10 +279,14 @@ def test_sampling_keeps_or_drops_whole_traces(service: Any, make_requests: Make)
 
 
 @pytest.mark.parametrize("rate", [0.0, 1.0])
-def test_no_content_stays_behind(service: Any, make_requests: Make, rate: float) -> None:
+def test_no_content_stays_behind(
+    service: Service, make_requests: MakeRequests, rate: float
+) -> None:
     executor = service.executor(langsmith_content=True, langsmith_sampling_rate=rate)
-    executor.run(make_requests(5))
-    assert not pending_content._contents
+    results = executor.run(make_requests(5))
+    (batch_id,) = results.batch_ids
+    spans = [identity.request_span_id(batch_id, custom_id) for custom_id in results]
+    assert [pending_content.pop(span_id) for span_id in spans] == [None] * 5
 
 
 @pytest.mark.parametrize(
@@ -288,7 +297,7 @@ def test_no_content_stays_behind(service: Any, make_requests: Make, rate: float)
     ],
 )
 def test_a_mirror_that_cannot_be_is_warned_of_once(
-    service: Any,
+    service: Service,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
     provider: Any,

@@ -14,7 +14,9 @@ from opentelemetry import baggage
 from opentelemetry import context as otel_context
 from opentelemetry.baggage.propagation import W3CBaggagePropagator
 from opentelemetry.propagators.composite import CompositePropagator
+from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+from support import Service, present
 
 from otel_bridge import nest_traceable
 from otel_bridge.langsmith import LangSmithPropagator
@@ -134,7 +136,9 @@ get_cached_client().flush()
 """
 
 
-def run_script(service: Any, folder: Path, script: str, **environment: str) -> list[dict[str, Any]]:
+def run_script(
+    service: Service, folder: Path, script: str, **environment: str
+) -> list[dict[str, Any]]:
     (folder / "script.py").write_text(script)
     done = subprocess.run(
         [sys.executable, "script.py"],
@@ -173,7 +177,7 @@ def tree_of(runs: list[dict[str, Any]]) -> list[str]:
     return sorted(map(path, runs))
 
 
-def test_traceable_code_and_spans_nest_in_each_other(service: Any, tmp_path: Path) -> None:
+def test_traceable_code_and_spans_nest_in_each_other(service: Service, tmp_path: Path) -> None:
     runs = run_script(service, tmp_path, NESTED, OTEL_PYTHON_CONTEXT="langsmith")
     assert tree_of(runs) == sorted(
         [
@@ -191,7 +195,7 @@ def test_traceable_code_and_spans_nest_in_each_other(service: Any, tmp_path: Pat
 
 
 def test_without_the_context_spans_still_nest_below_traceable_code(
-    service: Any, tmp_path: Path
+    service: Service, tmp_path: Path
 ) -> None:
     runs = run_script(service, tmp_path, NESTED)
     assert {"step", "step/chat", "step/tool", "async step/chat a"} <= set(tree_of(runs))
@@ -199,7 +203,7 @@ def test_without_the_context_spans_still_nest_below_traceable_code(
 
 @pytest.mark.parametrize("mode", ["langsmith", "hybrid", "otel"])
 def test_in_no_mode_of_the_langsmith_sdk_anything_loops_or_doubles(
-    service: Any, tmp_path: Path, mode: str
+    service: Service, tmp_path: Path, mode: str
 ) -> None:
     runs = run_script(service, tmp_path, MODES, LANGSMITH_TRACING_MODE=mode)
     (call,) = [run for run in runs if run["run_type"] == "llm"]
@@ -215,7 +219,7 @@ def test_in_no_mode_of_the_langsmith_sdk_anything_loops_or_doubles(
         assert call["parent_run_id"] == outer["id"]
 
 
-def test_a_helper_nests_where_the_context_is_not_set(service: Any) -> None:
+def test_a_helper_nests_where_the_context_is_not_set(service: Service) -> None:
     service.mirror(service.settings())
     client = ls.Client(api_url=service.langsmith.url, api_key="test", auto_batch_tracing=False)
 
@@ -237,13 +241,14 @@ def test_a_helper_nests_where_the_context_is_not_set(service: Any) -> None:
 
 @pytest.mark.parametrize("lasting", [0, None])
 def test_a_span_that_starts_before_its_parent_is_one_run_below_it(
-    service: Any, lasting: int | None
+    service: Service, lasting: int | None
 ) -> None:
     service.mirror(service.settings())
     tracer = service.tracers.get_tracer("app")
     batch = {"gen_ai.operation.name": "batch"}  # shown while it is open
     with tracer.start_as_current_span("agent", attributes=AGENT) as agent:
-        earlier = agent.start_time - 5_000_000_000
+        assert isinstance(agent, ReadableSpan)
+        earlier = present(agent.start_time) - 5_000_000_000
         ending = None if lasting is None else earlier + lasting
         tracer.start_span("early", attributes=batch, start_time=earlier).end(ending)
     service.flush()
@@ -254,7 +259,7 @@ def test_a_span_that_starts_before_its_parent_is_one_run_below_it(
     assert runs["early"]["end_time"]
 
 
-def test_children_carry_the_thread_of_the_active_run(service: Any) -> None:
+def test_children_carry_the_thread_of_the_active_run(service: Service) -> None:
     service.mirror(service.settings())
     tracer = service.tracers.get_tracer("app")
     client = ls.Client(api_url=service.langsmith.url, api_key="test", auto_batch_tracing=False)
@@ -274,7 +279,7 @@ def test_children_carry_the_thread_of_the_active_run(service: Any) -> None:
         assert "other" not in runs[name]
 
 
-def test_services_share_a_tree_and_w3c_headers_stay_as_they_are(service: Any) -> None:
+def test_services_share_a_tree_and_w3c_headers_stay_as_they_are(service: Service) -> None:
     service.mirror(service.settings())
     tracer = service.tracers.get_tracer("app")
     propagator = CompositePropagator(
@@ -296,7 +301,7 @@ def test_services_share_a_tree_and_w3c_headers_stay_as_they_are(service: Any) ->
     assert runs["chat"]["extra"]["metadata"]["conversation_id"] == "c ü"
 
 
-def test_traceable_code_of_a_service_nests_below_the_run_that_called_it(service: Any) -> None:
+def test_traceable_code_of_a_service_nests_below_the_run_that_called_it(service: Service) -> None:
     client = ls.Client(api_url=service.langsmith.url, api_key="test", auto_batch_tracing=False)
     tree = ls.RunTree(name="upstream", ls_client=client)
     tree.post()
@@ -316,7 +321,7 @@ def test_traceable_code_of_a_service_nests_below_the_run_that_called_it(service:
 
 
 def test_the_propagator_and_the_context_do_so_without_the_mirror(
-    service: Any, tmp_path: Path
+    service: Service, tmp_path: Path
 ) -> None:
     runs = run_script(
         service, tmp_path, SERVED, OTEL_PYTHON_CONTEXT="langsmith", OTEL_PROPAGATORS="langsmith"
@@ -324,7 +329,7 @@ def test_the_propagator_and_the_context_do_so_without_the_mirror(
     assert tree_of(runs) == ["served", "upstream", "upstream/served"]
 
 
-def test_what_a_langsmith_client_sends_is_read(service: Any) -> None:
+def test_what_a_langsmith_client_sends_is_read(service: Service) -> None:
     service.mirror(service.settings())
     tree = ls.RunTree(
         name="upstream", project_name="their project", extra={"metadata": {"thread_id": "t"}}
@@ -349,7 +354,7 @@ def test_what_a_langsmith_client_sends_is_read(service: Any) -> None:
         {"baggage": "langsmith-metadata=%7B,,=,;"},
     ],
 )
-def test_malformed_headers_are_ignored(service: Any, headers: dict[str, str]) -> None:
+def test_malformed_headers_are_ignored(service: Service, headers: dict[str, str]) -> None:
     service.mirror(service.settings())
     good = "20260101T000000000000Z019b76da-a800-7000-8000-000000000001"
     context = LangSmithPropagator().extract({"langsmith-trace": good} | headers)

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from json import JSONDecodeError
 from typing import Any
 
@@ -14,6 +15,7 @@ import anthropic
 import httpx2
 import pytest
 from anthropic.types.messages import MessageBatch, MessageBatchIndividualResponse
+from support import eventually
 
 from otel_bridge.simulator import MessageBatchesServer
 
@@ -232,10 +234,9 @@ def test_a_canceled_batch_is_canceling_and_then_ended_with_canceled_results() ->
         canceling = client.messages.batches.cancel(batch.id)
         assert canceling.processing_status == "canceling"
         assert canceling.request_counts.processing == 30
-        deadline = time.monotonic() + 5
-        while (ended := client.messages.batches.retrieve(batch.id)).processing_status != "ended":
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+        retrieve = partial(client.messages.batches.retrieve, batch.id)
+        eventually(lambda: retrieve().processing_status == "ended")
+        ended = retrieve()
         assert ended.cancel_initiated_at == canceling.cancel_initiated_at
         assert ended.request_counts.canceled > 20
         kinds = Counter(line.result.type for line in read(client, batch.id))

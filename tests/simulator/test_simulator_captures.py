@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -24,6 +23,7 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.trace import SpanKind, Status, StatusCode
+from support import eventually
 from urllib3 import Retry
 
 from otel_bridge.langsmith.multipart import Operation, encode
@@ -189,9 +189,8 @@ def test_the_sdks_own_client_is_taken(zstd: bool) -> None:
             answer("why")
             raise RuntimeError("broken")
 
-        deadline = time.monotonic() + 5
-        while zstd and client.compressed_traces is None and time.monotonic() < deadline:
-            time.sleep(0.01)  # the client's thread turns compression on when it has read /info
+        # The client's thread turns compression on when it has read /info.
+        eventually(lambda: not zstd or client.compressed_traces is not None)
         with tracing_context(enabled=True), pytest.raises(RuntimeError):
             work()
         client.flush()

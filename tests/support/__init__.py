@@ -1,1 +1,21 @@
-"""What several test files share."""
+"""A service in miniature, the command, real programs, and what else several test files share."""
+
+from support.command import Command
+from support.present import present
+from support.requests import CREATE, LIST, MODELS, Cost, ListCost, MakeRequests
+from support.service import Instrument, Service
+from support.waiting import eventually
+
+__all__ = [
+    "CREATE",
+    "LIST",
+    "MODELS",
+    "Command",
+    "Cost",
+    "Instrument",
+    "ListCost",
+    "MakeRequests",
+    "Service",
+    "eventually",
+    "present",
+]

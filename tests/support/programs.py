@@ -6,13 +6,13 @@ import os
 import shutil
 import socket
 import subprocess
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Self
 
 import httpx2
 import pytest
+
+from support.waiting import eventually
 
 CONFIGS = Path(__file__).parents[2] / "collector_config"
 OTELCOL = shutil.which("otelcol") or shutil.which("otelcol-contrib")
@@ -34,14 +34,6 @@ needs_kafka = pytest.mark.skipif(
     shutil.which("java") is None or not any(KAFKA_LIBS.glob("kafka_2.13-*.jar")),
     reason="Java and a broker in KAFKA_LIBS are wanted; tests/e2e/kafka/pom.xml says how to get it",
 )
-
-
-def eventually(happened: Callable[[], object], what: str, seconds: float = 60) -> None:
-    """Wait until it happened; fail when it does not in time."""
-    deadline = time.monotonic() + seconds
-    while not happened():
-        assert time.monotonic() < deadline, f"{what}: not in {seconds} s"
-        time.sleep(0.05)
 
 
 def free_port() -> int:
@@ -74,7 +66,7 @@ class Program:
             self._process = subprocess.Popen(
                 self._command, cwd=self.folder, env=self._environment, stdout=log, stderr=log
             )
-        eventually(self._answers, f"{self._command[0]} answers, see {self.log}")
+        eventually(self._answers, f"{self._command[0]} answers, see {self.log}", seconds=60)
 
     def kill(self) -> None:
         """End it as a crash does."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from langsmith import Client
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import TracerProvider
+from support import MakeRequests, Service
 from urllib3 import Retry
 
 from otel_bridge import BatchExecutor, LangSmithSpanProcessor, Settings, semconv
@@ -23,8 +23,6 @@ from otel_bridge.langsmith import Delivery
 from otel_bridge.langsmith.metrics import observe
 from otel_bridge.simulator import LangSmithCapture, MessageBatchesServer
 from otel_bridge.telemetry.backpressure import export_errors
-
-Make = Callable[[int], list[dict[str, Any]]]
 
 
 def points(reader: InMemoryMetricReader, name: str) -> dict[str, float]:
@@ -65,7 +63,7 @@ WAITING = (
 
 
 def test_a_batch_that_is_waited_for_shows_its_age_and_its_expiry(
-    service: Any, api: MessageBatchesServer, make_requests: Make
+    service: Service, api: MessageBatchesServer, make_requests: MakeRequests
 ) -> None:
     reader = InMemoryMetricReader()
     meters = MeterProvider([reader])
@@ -83,7 +81,7 @@ def test_a_batch_that_is_waited_for_shows_its_age_and_its_expiry(
         settings=service.settings(langsmith_tracing=False),
         on_progress=look,
     )
-    api._seconds = 60
+    api.batch_seconds = 60
     (handle,) = executor.submit(make_requests(3))
     submitted = {name: points(reader, name) for name in WAITING}
     assert submitted == {name: {} for name in WAITING}, "who only submits does not wait"
@@ -107,7 +105,7 @@ def _plain(usage: TokenUsage) -> TokenUsage:
 
 
 def test_what_a_batch_would_have_cost_otherwise_adds_up_over_its_requests(
-    service: Any, api: MessageBatchesServer, make_requests: Make
+    service: Service, api: MessageBatchesServer, make_requests: MakeRequests
 ) -> None:
     executor = service.executor()
     (handle,) = executor.submit(make_requests(40))
@@ -174,7 +172,7 @@ def test_runs_are_counted_by_what_became_of_them(
 
 
 def test_spans_that_opentelemetry_says_it_lost_are_counted(
-    service: Any, make_requests: Make
+    service: Service, make_requests: MakeRequests
 ) -> None:
     reader = InMemoryMetricReader()
     meters = MeterProvider([reader])

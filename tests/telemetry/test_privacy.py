@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support import Command, MakeRequests, Service
 
 from otel_bridge import BatchError, ConfigurationError, Settings
 from otel_bridge._core import shield
@@ -16,8 +16,8 @@ from otel_bridge._core import shield
 SECRETS = (b"secret question", b"secret system", b"Answer to", b"secret_tool", b"secret argument")
 
 
-def private_request(make_requests: Callable[[int], list[dict[str, Any]]]) -> dict[str, Any]:
-    (request,) = make_requests(1)
+def private_request(make_requests: MakeRequests) -> dict[str, Any]:
+    request: dict[str, Any] = make_requests(1)[0]
     request["custom_id"] = "a-ok-1"
     request["params"] |= {
         "system": "secret system",
@@ -49,7 +49,7 @@ def received(server: Any) -> bytes:
 
 @pytest.mark.parametrize(("span_content", "langsmith_content"), [(False, False), (False, True)])
 def test_content_reaches_only_whom_it_was_meant_for(
-    service: Any, make_requests: Any, span_content: bool, langsmith_content: bool
+    service: Service, make_requests: MakeRequests, span_content: bool, langsmith_content: bool
 ) -> None:
     executor = service.executor(span_content=span_content, langsmith_content=langsmith_content)
     executor.run([private_request(make_requests)])
@@ -63,7 +63,7 @@ def test_content_reaches_only_whom_it_was_meant_for(
 
 
 def test_no_content_and_no_key_is_in_any_byte_or_log_line(
-    service: Any, make_requests: Any, caplog: pytest.LogCaptureFixture
+    service: Service, make_requests: MakeRequests, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
     service.langsmith.fail_next("POST", "/runs/multipart", status=422)
@@ -80,7 +80,7 @@ def test_no_content_and_no_key_is_in_any_byte_or_log_line(
 
 
 def test_langsmith_gets_inputs_and_outputs_in_its_own_shape(
-    service: Any, make_requests: Any
+    service: Service, make_requests: MakeRequests
 ) -> None:
     request = private_request(make_requests)
     results = service.executor(langsmith_content=True).run([request])
@@ -94,7 +94,9 @@ def test_langsmith_gets_inputs_and_outputs_in_its_own_shape(
     assert run["outputs"]["usage_metadata"] == run["extra"]["metadata"]["usage_metadata"]
 
 
-def test_spans_get_messages_of_the_conventions_when_asked(service: Any, make_requests: Any) -> None:
+def test_spans_get_messages_of_the_conventions_when_asked(
+    service: Service, make_requests: MakeRequests
+) -> None:
     service.executor(span_content=True).run([private_request(make_requests)])
     service.flush()
     (attributes,) = [span.attributes for span in service.otlp.spans if span.name.startswith("chat")]
@@ -109,7 +111,9 @@ def test_spans_get_messages_of_the_conventions_when_asked(service: Any, make_req
     assert "Answer to" in output["parts"][-1]["content"]
 
 
-def test_elsewhere_the_answers_alone_are_known(service: Any, make_requests: Any) -> None:
+def test_elsewhere_the_answers_alone_are_known(
+    service: Service, make_requests: MakeRequests
+) -> None:
     batch_id = service.api.add_batch([private_request(make_requests)])
     list(service.executor(langsmith_content=True).collect(batch_id))
     service.flush()
@@ -118,7 +122,9 @@ def test_elsewhere_the_answers_alone_are_known(service: Any, make_requests: Any)
     assert run["outputs"]["content"][-1]["text"].startswith("Answer to")
 
 
-def test_hidden_inputs_and_outputs_stay_hidden(service: Any, make_requests: Any) -> None:
+def test_hidden_inputs_and_outputs_stay_hidden(
+    service: Service, make_requests: MakeRequests
+) -> None:
     executor = service.executor(
         langsmith_content=True, langsmith_hide_inputs=True, langsmith_hide_outputs=True
     )
@@ -144,14 +150,14 @@ HIDDEN = ("langsmith_hide_inputs", "langsmith_hide_outputs")
 @pytest.mark.parametrize("hidden", [(), HIDDEN[:1], HIDDEN[1:], HIDDEN])
 @pytest.mark.parametrize("hook", [False, True])
 def test_error_messages_and_stop_sequences_are_content(
-    service: Any,
-    make_requests: Any,
+    service: Service,
+    make_requests: MakeRequests,
     span_content: bool,
     langsmith_content: bool,
     hidden: tuple[str, ...],
     hook: bool,
 ) -> None:
-    service.api._responder = quoting
+    service.api.responder = quoting
     requests = make_requests(2)
     for request, custom_id in zip(requests, ("a-errored-1", "b-ok-1"), strict=True):
         request["custom_id"] = custom_id
@@ -184,7 +190,7 @@ def test_error_messages_and_stop_sequences_are_content(
     assert stops == [stop if shown and HIDDEN[0] not in hidden else None] * 2
 
 
-def test_a_refusal_of_one_of_several_batches_is_not_quoted(service: Any) -> None:
+def test_a_refusal_of_one_of_several_batches_is_not_quoted(service: Service) -> None:
     recorder = service.executor().recorder
     with pytest.raises(BatchError), recorder.together(200_000, 2):
         raise BatchError("the API refused the batch: 400 messages.0: secret words")
@@ -207,7 +213,9 @@ def failing(value: Any) -> Any:
     raise RuntimeError(f"cannot redact {value}")
 
 
-def test_a_hook_redacts_what_goes_to_either_backend(service: Any, make_requests: Any) -> None:
+def test_a_hook_redacts_what_goes_to_either_backend(
+    service: Service, make_requests: MakeRequests
+) -> None:
     request = private_request(make_requests)
     before = json.dumps(request)
     settings = {"span_content": True, "langsmith_content": True, "redaction": masked}
@@ -223,7 +231,7 @@ def test_a_hook_redacts_what_goes_to_either_backend(service: Any, make_requests:
 
 @pytest.mark.parametrize("hook", [failing, "not_a_module:hook", "json:not_there", "json", "json:"])
 def test_what_a_failing_hook_should_have_seen_is_withheld(
-    service: Any, make_requests: Any, caplog: pytest.LogCaptureFixture, hook: Any
+    service: Service, make_requests: MakeRequests, caplog: pytest.LogCaptureFixture, hook: Any
 ) -> None:
     shield.said.clear()
     if isinstance(hook, str):
@@ -242,7 +250,7 @@ def test_what_a_failing_hook_should_have_seen_is_withheld(
     assert "secret" not in caplog.text
 
 
-def test_a_hook_redacts_other_libraries_content(service: Any) -> None:
+def test_a_hook_redacts_other_libraries_content(service: Service) -> None:
     service.mirror(service.settings(langsmith_content=True, redaction=masked))
     service.tracers.get_tracer("app").start_span(
         "tool",
@@ -268,7 +276,7 @@ def test_a_hook_is_named_in_the_environment(
 
 
 def test_the_command_refuses_a_hook_that_cannot_be_imported(
-    bridge: Any, make_requests: Any
+    bridge: Command, make_requests: MakeRequests
 ) -> None:
     bridge.environment["OTEL_BRIDGE_REDACTION"] = "nothing:hook"
     done = bridge("submit", bridge.write(make_requests(1)))

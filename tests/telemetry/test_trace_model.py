@@ -6,7 +6,6 @@ import logging
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,10 @@ from typing import Any
 import pytest
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
+from support import MakeRequests, Service, present
 
 from otel_bridge import BatchError, BatchExecutor, BatchHandle, identity, semconv
+from otel_bridge._core.otel_sdk import span_processors
 from otel_bridge._core.redaction import Redaction
 from otel_bridge.batches import base
 from otel_bridge.simulator import (
@@ -27,7 +28,6 @@ from otel_bridge.simulator import (
 
 ERROR = 2
 INTERNAL, CLIENT = 1, 3  # as OTLP numbers them
-Make = Callable[[int], list[dict[str, Any]]]
 
 
 def named(requests: list[dict[str, Any]], *custom_ids: str) -> list[dict[str, Any]]:
@@ -37,7 +37,7 @@ def named(requests: list[dict[str, Any]], *custom_ids: str) -> list[dict[str, An
     ]
 
 
-def by_custom_id(service: Any) -> dict[str, CapturedSpan]:
+def by_custom_id(service: Service) -> dict[str, CapturedSpan]:
     service.flush()
     return {
         span.attributes[semconv.BATCH_CUSTOM_ID]: span
@@ -46,7 +46,7 @@ def by_custom_id(service: Any) -> dict[str, CapturedSpan]:
     }
 
 
-def the_batch(service: Any) -> CapturedSpan:
+def the_batch(service: Service) -> CapturedSpan:
     service.flush()
     spans: list[CapturedSpan] = service.otlp.unique_spans()
     (batch,) = [span for span in spans if span.attributes.get("gen_ai.operation.name") == "batch"]
@@ -54,7 +54,7 @@ def the_batch(service: Any) -> CapturedSpan:
 
 
 def test_requests_hang_below_the_batch_and_the_batch_below_the_caller(
-    service: Any, make_requests: Make
+    service: Service, make_requests: MakeRequests
 ) -> None:
     tracer = service.tracers.get_tracer("test")
     with tracer.start_as_current_span("caller") as caller:
@@ -77,18 +77,18 @@ def test_requests_hang_below_the_batch_and_the_batch_below_the_caller(
         assert (span.start_ns, span.end_ns) == (batch.start_ns, batch.end_ns)
     described = service.client.messages.batches.retrieve(batch_id)
     assert batch.start_ns // 1000 == round(described.created_at.timestamp() * 1e6)
-    assert batch.end_ns // 1000 == round(described.ended_at.timestamp() * 1e6)
+    assert batch.end_ns // 1000 == round(present(described.ended_at).timestamp() * 1e6)
 
 
 def test_without_a_caller_the_trace_id_follows_from_the_batch_id(
-    service: Any, make_requests: Make
+    service: Service, make_requests: MakeRequests
 ) -> None:
     results = service.executor().run(make_requests(1))
     trace_id = identity.batch_trace_id(results.batch_ids[0])
     assert the_batch(service).trace_id == f"{trace_id:032x}"
 
 
-def test_other_tracers_keep_their_own_ids(service: Any, make_requests: Make) -> None:
+def test_other_tracers_keep_their_own_ids(service: Service, make_requests: MakeRequests) -> None:
     service.executor().run(make_requests(1))
     spans = [service.tracers.get_tracer("other").start_span("x") for _ in range(3)]
     assert len({span.get_span_context().trace_id for span in spans}) == 3
@@ -96,11 +96,13 @@ def test_other_tracers_keep_their_own_ids(service: Any, make_requests: Make) -> 
         span.end()
 
 
-def test_request_attributes_are_the_conventions(service: Any, make_requests: Make) -> None:
+def test_request_attributes_are_the_conventions(
+    service: Service, make_requests: MakeRequests
+) -> None:
     (request,) = named(make_requests(1), "x-ok-1")
     request["params"] |= {"temperature": 0.5, "top_k": 3, "top_p": 0.9, "stop_sequences": ["END"]}
     results = service.executor().run([request])
-    message = results["x-ok-1"].message
+    message = present(results["x-ok-1"].message)
     attributes = by_custom_id(service)["x-ok-1"].attributes
     usage = {name for name in attributes if "usage" in name}
     assert {name: value for name, value in attributes.items() if name not in usage} == {
@@ -114,7 +116,7 @@ def test_request_attributes_are_the_conventions(service: Any, make_requests: Mak
         "gen_ai.response.id": message.id,
         "gen_ai.response.model": message.model,
         "gen_ai.response.finish_reasons": [
-            {"end_turn": "stop", "max_tokens": "length"}[message.stop_reason]
+            {"end_turn": "stop", "max_tokens": "length"}[str(message.stop_reason)]
         ],
         "anthropic.message.stop_reason": message.stop_reason,
         "anthropic.response.service_tier": "batch",
@@ -125,7 +127,7 @@ def test_request_attributes_are_the_conventions(service: Any, make_requests: Mak
 
 
 def test_failed_requests_are_errors_and_the_batch_is_none(
-    service: Any, make_requests: Make
+    service: Service, make_requests: MakeRequests
 ) -> None:
     ids = ("a-ok-1", "a-errored-1", "a-canceled-1", "a-expired-1")
     results = service.executor().run(named(make_requests(4), *ids))
@@ -135,7 +137,7 @@ def test_failed_requests_are_errors_and_the_batch_is_none(
     for kind in ("canceled", "expired"):
         assert spans[f"a-{kind}-1"].status_code == ERROR
         assert spans[f"a-{kind}-1"].attributes["error.type"] == kind
-    error = results["a-errored-1"].error.error
+    error = present(results["a-errored-1"].error).error
     assert spans["a-errored-1"].status_code == ERROR
     assert spans["a-errored-1"].attributes["error.type"] == error.type
     assert spans["a-errored-1"].status_message == error.type
@@ -144,7 +146,9 @@ def test_failed_requests_are_errors_and_the_batch_is_none(
     assert the_batch(service).status_code != ERROR
 
 
-def test_a_batch_of_which_nothing_succeeded_is_an_error(service: Any, make_requests: Make) -> None:
+def test_a_batch_of_which_nothing_succeeded_is_an_error(
+    service: Service, make_requests: MakeRequests
+) -> None:
     service.executor().run(named(make_requests(2), "a-errored-1", "a-expired-1"))
     batch = the_batch(service)
     assert batch.status_code == ERROR
@@ -152,15 +156,15 @@ def test_a_batch_of_which_nothing_succeeded_is_an_error(service: Any, make_reque
     assert batch.attributes["anthropic.message.batch.cost"] == 0
 
 
-def test_one_model_names_the_batch(service: Any, make_requests: Make) -> None:
+def test_one_model_names_the_batch(service: Service, make_requests: MakeRequests) -> None:
     service.executor().run(make_requests(1))
     batch = the_batch(service)
     model = batch.attributes["gen_ai.request.model"]
     assert batch.name == f"batch {model}"
 
 
-def test_state_changes_are_events(service: Any, make_requests: Make) -> None:
-    service.api._seconds = 60
+def test_state_changes_are_events(service: Service, make_requests: MakeRequests) -> None:
+    service.api.batch_seconds = 60
     executor = service.executor()
     (handle,) = executor.submit(make_requests(2))
     service.client.messages.batches.cancel(handle.id)
@@ -173,7 +177,7 @@ def test_state_changes_are_events(service: Any, make_requests: Make) -> None:
 
 
 def test_former_names_stand_beside_the_current_until_opted_out(
-    service: Any, make_requests: Make
+    service: Service, make_requests: MakeRequests
 ) -> None:
     former = "gen_ai.usage.cache_creation.input_tokens"
     current = "gen_ai.usage.cache_write.input_tokens"
@@ -193,7 +197,7 @@ def test_former_names_stand_beside_the_current_until_opted_out(
 
 
 def test_an_unknown_model_has_no_cost_and_one_warning(
-    service: Any, make_requests: Make, caplog: pytest.LogCaptureFixture
+    service: Service, make_requests: MakeRequests, caplog: pytest.LogCaptureFixture
 ) -> None:
     requests = named(make_requests(3), "a-ok-1", "a-ok-2", "a-ok-3")
     for request in requests[:2]:
@@ -208,7 +212,9 @@ def test_an_unknown_model_has_no_cost_and_one_warning(
     assert spans["a-ok-1"].attributes["gen_ai.usage.input_tokens"] > 0
 
 
-def test_a_result_of_an_unknown_type_is_its_own_outcome(service: Any, make_requests: Make) -> None:
+def test_a_result_of_an_unknown_type_is_its_own_outcome(
+    service: Service, make_requests: MakeRequests
+) -> None:
     executor = service.executor()
     (handle,) = executor.submit(named(make_requests(2), "a-ok-1", "a-ok-2"))
     lines = service.api.results(handle.id)
@@ -231,7 +237,7 @@ def test_a_result_of_an_unknown_type_is_its_own_outcome(service: Any, make_reque
 
 
 def test_a_result_that_never_comes_is_counted_as_missing(
-    service: Any, make_requests: Make, caplog: pytest.LogCaptureFixture
+    service: Service, make_requests: MakeRequests, caplog: pytest.LogCaptureFixture
 ) -> None:
     executor = service.executor()
     (handle,) = executor.submit(named(make_requests(2), "a-ok-1", "a-ok-2"))
@@ -243,7 +249,7 @@ def test_a_result_that_never_comes_is_counted_as_missing(
 
 
 def test_metrics_tell_distributions_duration_and_that_the_wait_is_over(
-    service: Any, make_requests: Make
+    service: Service, make_requests: MakeRequests
 ) -> None:
     executor = service.executor()
     (handle,) = executor.submit(named(make_requests(2), "a-ok-1", "a-errored-1"))
@@ -276,7 +282,9 @@ def test_metrics_tell_distributions_duration_and_that_the_wait_is_over(
     )
 
 
-def test_a_batch_that_is_sampled_out_still_counts(service: Any, make_requests: Make) -> None:
+def test_a_batch_that_is_sampled_out_still_counts(
+    service: Service, make_requests: MakeRequests
+) -> None:
     sampled_out = trace.SpanContext(7, 8, is_remote=True)
     with trace.use_span(trace.NonRecordingSpan(sampled_out)):
         results = service.executor().run(make_requests(20))
@@ -289,7 +297,7 @@ def test_a_batch_that_is_sampled_out_still_counts(service: Any, make_requests: M
 
 
 def test_whoever_reads_a_batch_of_no_submitter_finds_it_in_its_own_trace(
-    service: Any, make_requests: Make
+    service: Service, make_requests: MakeRequests
 ) -> None:
     (handle,) = service.executor().submit(make_requests(2))
     stored = handle.to_dict()
@@ -307,7 +315,7 @@ def test_whoever_reads_a_batch_of_no_submitter_finds_it_in_its_own_trace(
 
 
 def test_a_request_whose_content_cannot_be_told_is_told_without_it(
-    service: Any, make_requests: Make
+    service: Service, make_requests: MakeRequests
 ) -> None:
     (request,) = named(make_requests(1), "a-ok-1")
     tool = {"name": "t", "input_schema": {"type": "object", "maximum": 2**64}}
@@ -326,7 +334,10 @@ def test_a_request_whose_content_cannot_be_told_is_told_without_it(
 
 
 def test_a_failure_among_several_batches_quotes_no_request(
-    service: Any, api: MessageBatchesServer, make_requests: Make, monkeypatch: pytest.MonkeyPatch
+    service: Service,
+    api: MessageBatchesServer,
+    make_requests: MakeRequests,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(base, "split_requests", lambda requests: [requests[:1], requests[1:]])
     api.fail_next("POST", "batches$", status=400)
@@ -349,7 +360,9 @@ class Wrapping(trace.TracerProvider):
         return self.provider.get_tracer(*arguments, **named)
 
 
-def test_a_provider_around_the_sdks_is_seen_through(service: Any, make_requests: Make) -> None:
+def test_a_provider_around_the_sdks_is_seen_through(
+    service: Service, make_requests: MakeRequests
+) -> None:
     settings = service.settings()
     service.mirror(settings)
     executor = BatchExecutor(
@@ -364,7 +377,7 @@ def test_a_provider_around_the_sdks_is_seen_through(service: Any, make_requests:
     ids = {f"{identity.request_span_id(batch_id, custom_id):016x}" for custom_id in results}
     assert ids <= {span.span_id for span in service.otlp.spans}
     assert len([run for run in service.langsmith.runs.values() if run["run_type"] == "llm"]) == 3
-    assert len(service.tracers._active_span_processor._span_processors) == 2
+    assert len(span_processors(service.tracers)) == 2
 
 
 class Broken(trace.TracerProvider):
@@ -375,7 +388,7 @@ class Broken(trace.TracerProvider):
 
 
 def test_a_provider_that_fails_costs_spans_and_nothing_else(
-    service: Any, api: MessageBatchesServer, make_requests: Make
+    service: Service, api: MessageBatchesServer, make_requests: MakeRequests
 ) -> None:
     executor = BatchExecutor(
         service.client,
