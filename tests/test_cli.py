@@ -17,7 +17,7 @@ import pytest
 
 from otel_bridge import BatchHandle, PartialSubmissionError, RequestsError
 from otel_bridge.batches import read_requests
-from otel_bridge.cli import commands
+from otel_bridge.cli import session
 from otel_bridge.simulator import LangSmithCapture, MessageBatchesServer, OtlpCapture
 
 Make = Callable[[int], list[dict[str, Any]]]
@@ -332,12 +332,14 @@ def test_the_rest_of_the_requests_is_kept_where_it_can_be(
         "2 requests are in no batch", [BatchHandle("msgbatch_1", 1)], make_requests(2)
     )
     told = path if folder else name
-    assert str(commands._to_go_on(lack)) == f"{lack}; submit {told} to go on"
+    assert str(session._with_the_rest_in_a_file(lack)) == f"{lack}; submit {told} to go on"
     assert read_requests(str(path)) == make_requests(2)
     assert path.stat().st_mode & 0o777 == 0o600
     monkeypatch.chdir("/proc")
     monkeypatch.setattr(tempfile, "tempdir", "/proc")
-    assert "; submit the requests from 'item-00000' on" in str(commands._to_go_on(lack))
+    assert "; submit the requests from 'item-00000' on" in str(
+        session._with_the_rest_in_a_file(lack)
+    )
 
 
 def test_interrupted_twice_while_telemetry_is_sent_it_leaves_with_one_line_each(
