@@ -84,7 +84,10 @@ def _rate(text: str) -> float:
 
 
 def _directory(text: str) -> Path:
-    return Path(text).expanduser().absolute()
+    try:
+        return Path(text).expanduser().absolute()
+    except RuntimeError:
+        raise ValueError("there is no home directory; use an absolute path") from None
 
 
 def _latest_semconv(text: str) -> bool:
@@ -195,6 +198,18 @@ VARIABLES = (
 )
 
 
+def _default_state_dir() -> Path | None:
+    try:
+        return user_state_path("otel-bridge")
+    except RuntimeError:  # as in a container whose user id has no passwd entry
+        warn_once(
+            logger,
+            "There is no home directory, so no journal and no spool are kept; set "
+            "OTEL_BRIDGE_STATE_DIR to an absolute path",
+        )
+        return None
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
     """What the environment asks for. Times are in seconds, money in USD.
@@ -202,7 +217,8 @@ class Settings:
     `max_request_spans` is the number of request spans per batch, None for no cap. `max_attempts`
     is the number of batches that a request may go through, the first included; `max_cost` is what
     a submission may cost at most, None for no bound. `state_dir` is where journal and spool are
-    kept, None for neither. `langsmith_tracing` is None where nothing is said of it, which leaves
+    kept, None for neither; its default is None where the user has no home directory.
+    `langsmith_tracing` is None where nothing is said of it, which leaves
     the mirror off unless a pipeline names it. `redaction` sees prompts, answers and tool arguments
     before they leave; any callable may be passed.
     """
@@ -224,7 +240,7 @@ class Settings:
     langsmith_hide_outputs: bool = False
     langsmith_sampling_rate: float = 1.0
     redaction: Hook | None = None
-    state_dir: Path | None = field(default_factory=lambda: user_state_path("otel-bridge"))
+    state_dir: Path | None = field(default_factory=_default_state_dir)
 
     def __post_init__(self) -> None:
         if self.redaction is not None and not isinstance(self.redaction, Redaction):

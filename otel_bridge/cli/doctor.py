@@ -1,7 +1,8 @@
-"""What is configured, what answers, what is missing: each as a check with its severity."""
+"""The command doctor: what is configured, what answers and what is missing, each as a check."""
 
 from __future__ import annotations
 
+import logging
 import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
@@ -11,13 +12,17 @@ from typing import Any
 
 from packaging.requirements import Requirement
 from packaging.version import Version
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 from otel_bridge._core.display import safe_text
 from otel_bridge._core.private_directory import private_directory
 from otel_bridge.batches import probing as anthropic_probing
-from otel_bridge.cli.checks import Check
-from otel_bridge.cli.telemetry import Complaints, default_exporters, otlp_endpoint
-from otel_bridge.cli.variables import sdk_checks, variable_checks
+from otel_bridge.cli.render import print_json
+from otel_bridge.cli.telemetry import FirstErrorHandler, default_exporters, otlp_endpoint
+from otel_bridge.cli.terminal import FAILED, WRONG
+from otel_bridge.cli.variables import Check, Severity, sdk_checks, variable_checks
 from otel_bridge.config import Settings
 from otel_bridge.errors import BridgeError, ConfigurationError
 from otel_bridge.journal import journal_in
@@ -31,10 +36,31 @@ _ALSO_RECORD = (
     "openinference-instrumentation-anthropic",
     "opentelemetry-instrumentation-genai-anthropic",
 )
+_STATUS: dict[Severity, int] = {
+    "ok": 0,
+    "skipped": 0,
+    "warning": 0,
+    "failed": FAILED,
+    "wrong": WRONG,
+}
+"""The exit status by severity: something does not answer, or a variable has a bad value."""
+_COLOURS = {"ok": "green", "skipped": "dim", "warning": "yellow", "failed": "red", "wrong": "red"}
+
+
+def doctor(*, as_json: bool) -> int:
+    """Print the checks; the exit status is that of the worst."""
+    logging.disable(logging.WARNING)
+    checks = examine()
+    status = max(_STATUS[check.severity] for check in checks)
+    if as_json:
+        print_json({"status": status, "checks": [check.to_dict() for check in checks]})
+    else:
+        _print(Console(), checks)
+    return status
 
 
 def examine() -> list[Check]:
-    """Look at everything; nothing is submitted, and nothing sent but an empty export."""
+    """Check everything. Nothing is submitted, and nothing is sent but an empty export."""
     environ = dict(os.environ)
     settings = Settings.from_env()
     default_exporters()
@@ -44,7 +70,7 @@ def examine() -> list[Check]:
         _otlp(settings),
         _langsmith(settings),
         _state(settings),
-        *_mirrored(settings, environ),
+        *_exported(settings, environ),
         *_versions(),
         *sdk_checks(settings),
     ]
@@ -67,7 +93,7 @@ def _anthropic() -> Iterator[Check]:
 
 
 def skew_check(skew: float | None) -> Check:
-    """Whether this clock and the API's agree: a submission that got no answer is found by time."""
+    """Check that this clock and the API's agree, as unanswered submissions are found by time."""
     if skew is None:
         return Check("backends", "clock", "skipped", "the API's answer has no date")
     if abs(skew) <= _SKEW:
@@ -82,7 +108,7 @@ def _otlp(settings: Settings) -> Check:
     reason = _unexported(settings)
     if reason:
         return Check("backends", name, "skipped", reason)
-    complaints = Complaints("opentelemetry")
+    errors = FirstErrorHandler("opentelemetry")
     place = otlp_endpoint()
     try:
         exporter = _exporter()
@@ -92,13 +118,13 @@ def _otlp(settings: Settings) -> Check:
         return Check("backends", name, "failed", f"{type(error).__name__}: {error}")
     if taken:
         return Check("backends", name, "ok", f"{place} takes an empty export")
-    reason = complaints.about("") or "it is refused"
+    reason = errors.about("") or "it is refused"
     detail = f"{place} takes no export ({reason}); check OTEL_EXPORTER_OTLP_ENDPOINT"
     return Check("backends", name, "failed", detail)
 
 
 def _unexported(settings: Settings) -> str:
-    """Why nothing goes to OTLP, empty where something does."""
+    """Say why no span goes to OTLP; empty where spans do."""
     if settings.sdk_disabled:
         return "OTEL_SDK_DISABLED turns telemetry off"
     if os.environ.get("OTEL_CONFIG_FILE"):
@@ -153,7 +179,7 @@ def _state(settings: Settings) -> Check:
     return Check("state", name, "ok", f"{place}, {batches} batches in the journal")
 
 
-def _mirrored(settings: Settings, environ: Mapping[str, str]) -> Iterator[Check]:
+def _exported(settings: Settings, environ: Mapping[str, str]) -> Iterator[Check]:
     group = "what leaves"
     content = "prompts and answers" if settings.span_content else "no prompt and no answer"
     reason = _unexported(settings)
@@ -163,7 +189,7 @@ def _mirrored(settings: Settings, environ: Mapping[str, str]) -> Iterator[Check]
         yield Check(group, "LangSmith", "skipped", reason)
     elif settings.langsmith_tracing:
         which = "every span" if settings.langsmith_spans == "all" else "spans of GenAI"
-        content = _told_langsmith(settings)
+        content = _langsmith_content(settings)
         share = f"{settings.langsmith_sampling_rate:.0%} of traces"
         detail = f"{which}, {share}, with {content}, to project {settings.langsmith_project}"
         yield Check(group, "LangSmith", "ok", detail)
@@ -180,7 +206,7 @@ def _mirrored(settings: Settings, environ: Mapping[str, str]) -> Iterator[Check]
             yield Check(group, name, "warning", detail)
 
 
-def _told_langsmith(settings: Settings) -> str:
+def _langsmith_content(settings: Settings) -> str:
     direct = settings.langsmith_route == "direct"
     told = settings.span_content or (settings.langsmith_content and direct)
     hidden = {"prompts": settings.langsmith_hide_inputs, "answers": settings.langsmith_hide_outputs}
@@ -215,3 +241,19 @@ def _unmet(requirements: Iterable[str]) -> Iterator[Check]:
         ):
             detail = f"{version or 'not installed'}, but {requirement} is needed"
             yield Check("versions", requirement.name, "failed", detail)
+
+
+def _print(console: Console, checks: list[Check]) -> None:
+    """Print the checks by group, each with its severity."""
+    groups: dict[str, list[Check]] = {}
+    for check in checks:
+        groups.setdefault(check.group, []).append(check)
+    for group, members in groups.items():
+        table = Table(title=group, title_justify="left", show_header=False, box=None)
+        table.add_column()
+        table.add_column(overflow="fold", max_width=40)
+        table.add_column(overflow="fold")
+        for check in members:
+            severity = Text(check.severity, style=_COLOURS[check.severity])
+            table.add_row(severity, check.name, Text(check.detail))
+        console.print(table)

@@ -1,4 +1,4 @@
-"""What people see: a progress bar and the summary of a run."""
+"""What commands print: JSON, a progress bar, the summary of a run, an estimate."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Self
 
+import orjson
 from rich.progress import BarColumn, ProgressColumn, Task, TextColumn
 from rich.progress import Progress as RichProgress
 from rich.table import Table
@@ -27,15 +28,24 @@ if TYPE_CHECKING:
     from otel_bridge.telemetry import BatchRecording
 
 
+def print_json(value: Mapping[str, Any]) -> None:
+    """Print one JSON object on stdout, in UTF-8 whatever the terminal's encoding is."""
+    sys.stdout.buffer.write(orjson.dumps(value) + b"\n")
+    sys.stdout.buffer.flush()
+
+
 class _Elapsed(ProgressColumn):
-    """How long a batch takes, whenever one began to look at it."""
+    """The time since a batch was created, or between its creation and its end."""
 
     def render(self, task: Task) -> Text:
         return Text(str(task.fields["batch"].elapsed).split(".", maxsplit=1)[0])
 
 
 class Progress:
-    """A batch's state as the API tells it: no request is counted before the batch's end."""
+    """Shows the state of batches on stderr: bars on a terminal, else one line for each change.
+
+    The API counts requests only when a batch has ended, so a bar is empty until then.
+    """
 
     def __init__(self, console: Console) -> None:
         self._bar = RichProgress(
@@ -59,11 +69,9 @@ class Progress:
         self._bar.stop()
 
     def update(self, batch: BatchInfo) -> None:
-        """Show what the API said of the batch."""
+        """Show a batch as the API describes it now."""
         if self._states.get(batch.id) != batch.status and not self._console.is_terminal:
-            print(  # noqa: T201 - the terminal's bar, for logs
-                f"{batch.id}: {batch.status}, {batch.request_count} requests", file=sys.stderr
-            )
+            print(f"{batch.id}: {batch.status}, {batch.request_count} requests", file=sys.stderr)
         self._states[batch.id] = batch.status
         task = self._tasks.get(batch.id)
         if task is None:
@@ -83,7 +91,7 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What a run came to."""
+    """The outcomes, usage, cost and exports of a run's batches."""
 
     batches: list[str]
     requests: int
@@ -104,7 +112,7 @@ class Summary:
         backends: Sequence[BackendReport],
         langsmith: LangSmithSpanProcessor | None,
     ) -> Summary:
-        """Sum up what was recorded of collected batches, with the final `outcomes`."""
+        """Sum the recordings of collected batches; `outcomes` counts requests by outcome."""
         recordings = [handle.recording for handle in handles if handle.recording]
         usage = TokenUsage()
         costs = []
@@ -142,7 +150,7 @@ class Summary:
 
 
 def first_attempts(handles: Sequence[BatchHandle]) -> list[BatchRecording]:
-    """The recordings of batches that no other one of them was tried before."""
+    """Give the recordings of the first attempt among these batches."""
     recordings = [handle.recording for handle in handles if handle.recording]
     first = min((each.attempt for each in recordings), default=1)
     return [each for each in recordings if each.attempt == first]

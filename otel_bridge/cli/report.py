@@ -1,23 +1,60 @@
-"""A report of batches from the journal: Markdown, or HTML that needs nothing else."""
+"""The command report: batches from the journal as Markdown, or as one HTML page with charts."""
 
 from __future__ import annotations
 
 import html as escaping
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 
-from otel_bridge.cli import charts
+from otel_bridge.cli.render import print_json
+from otel_bridge.cli.results import check_output
+from otel_bridge.config import Settings
 from otel_bridge.domain.usage import TokenUsage
+from otel_bridge.errors import BridgeError
+from otel_bridge.journal import journal_in
 
 _SLOWEST = 10
+_TEXT_WIDTH = 30
+_LABEL, _BAR, _VALUE, _HEIGHT = 250, 500, 150, 26
+_COLOURS = {
+    "succeeded": "#1a7f37",
+    "errored": "#cf222e",
+    "expired": "#9a6700",
+    "canceled": "#6e7781",
+    "paid": "#1a7f37",
+}
+
+_Row = tuple[str, float, str]
+"""The label, value and text of a bar."""
+
+
+def report(*, since: datetime | None, output: str | None, as_json: bool) -> int:
+    """Report the batches created at `since` or later, to a file or else to stdout."""
+    if output is not None:
+        check_output(output, as_json=as_json)
+    settings = Settings.from_env(strict=True)
+    found = Report.of(journal_in(settings.state_dir).totals(), since)
+    if as_json:
+        print_json(found.to_dict())
+    elif output is None:
+        print(markdown(found), end="")
+    if output is not None:
+        text = html(found) if output.endswith((".html", ".htm")) else markdown(found)
+        try:
+            Path(output).write_text(text, encoding="utf-8")
+        except OSError as error:
+            reason = error.strerror or error
+            raise BridgeError(f"{output}: cannot be written ({reason})") from error
+    return 0
 
 
 @dataclass(slots=True)
 class Money:
-    """USD: paid, the same at list price, the same had nothing been cached; None if unknown."""
+    """USD paid, the same at list price, and the same without any caching; None if unknown."""
 
     cost: float | None = 0.0
     list_cost: float | None = 0.0
@@ -43,7 +80,7 @@ class Line:
 
 @dataclass(slots=True)
 class Report:
-    """Batches, the oldest first, and their sums."""
+    """Batches, the oldest first, and their sums by model, outcome, error and day."""
 
     batches: list[Line]
     models: dict[str, Line]
@@ -57,14 +94,14 @@ class Report:
 
     @classmethod
     def of(cls, totals: Mapping[str, Mapping[str, Any]], since: datetime | None) -> Report:
-        """Sum up what the journal has of batches created at `since` or later."""
+        """Sum the journal's totals of batches created at `since` or later."""
         report = cls([], {}, Counter(), Counter(), TokenUsage(), Money(), {}, None, None)
         for batch_id, each in sorted(totals.items(), key=lambda item: str(item[1]["created_at"])):
             if since is None or datetime.fromisoformat(each["created_at"]) >= since:
-                report._take(batch_id, each)
+                report._add(batch_id, each)
         return report
 
-    def _take(self, batch_id: str, totals: Mapping[str, Any]) -> None:
+    def _add(self, batch_id: str, totals: Mapping[str, Any]) -> None:
         created = datetime.fromisoformat(totals["created_at"])
         ended = datetime.fromisoformat(totals["ended_at"] or totals["created_at"])
         line = Line(batch_id, totals["requests"], seconds=(ended - created).total_seconds())
@@ -74,14 +111,14 @@ class Report:
                 line.succeeded += count
             else:
                 self.errors[error or kind] += count
-        for model, told in totals["models"].items():
-            usage = TokenUsage(**told["usage"])
+        for model, of_model in totals["models"].items():
+            usage = TokenUsage(**of_model["usage"])
             summed = self.models.setdefault(model, Line(model))
-            summed.requests += told["answers"]
+            summed.requests += of_model["answers"]
             summed.usage += usage
             line.usage += usage
             for money in (summed.money, line.money, self.money):
-                money.add(told)
+                money.add(of_model)
         self.usage += line.usage
         self.batches.append(line)
         day = f"{created:%Y-%m-%d}"
@@ -113,18 +150,15 @@ class Report:
 
 
 def dollars(amount: float | None) -> str:
-    """An amount as people read it; what is not known is said to be so."""
+    """Format an amount for people; None is "unknown"."""
     if amount is None:
         return "unknown"
     return f"${amount:,.2f}" if amount >= 100 else f"${amount:,.4f}"
 
 
 def duration(seconds: float) -> str:
-    """Hours, minutes and seconds."""
+    """Format seconds as hours, minutes and seconds."""
     return str(timedelta(seconds=round(seconds)))
-
-
-_Row = tuple[str, float, str]
 
 
 def _title(report: Report) -> str:
@@ -135,7 +169,7 @@ def _title(report: Report) -> str:
 
 
 def _sections(report: Report) -> Iterable[tuple[str, list[_Row]]]:
-    """Each chart of the report: its title, and label, value and text of its bars."""
+    """Give each chart of the report: its title and its bars."""
     yield "Outcomes", [(kind, count, f"{count:,}") for kind, count in report.outcomes.most_common()]
     yield "Failures", [(kind, count, f"{count:,}") for kind, count in report.errors.most_common()]
     usage = asdict(report.usage)
@@ -175,12 +209,12 @@ def _tables(report: Report) -> Iterable[tuple[str, list[tuple[str, ...]]]]:
 
 
 def markdown(report: Report) -> str:
-    """The report as Markdown, its charts as bars of text."""
+    """Write the report as Markdown; its charts are bars of text."""
     parts = ["# Message Batches", "", _title(report)]
     for title, rows in _sections(report):
         if rows:
             parts += ["", f"## {title}", "", "| | | |", "|---|---:|:---|"]
-            parts += [f"| {a} | {text} | {charts.text_bar(b, rows)} |" for a, b, text in rows]
+            parts += [f"| {a} | {text} | {_text_bar(b, rows)} |" for a, b, text in rows]
     for title, lines in _tables(report):
         if lines:
             parts += ["", f"## {title}", "", f"| {' | '.join(_HEADINGS)} |"]
@@ -201,7 +235,7 @@ svg text { font: 13px system-ui, sans-serif; fill: #1f2328; }
 
 
 def html(report: Report) -> str:
-    """The report as one HTML page, its charts as SVG within it."""
+    """Write the report as one HTML page that loads nothing; its charts are SVG."""
     parts = [
         '<!doctype html><html lang="en"><head><meta charset="utf-8">',
         '<meta name="viewport" content="width=device-width">',
@@ -210,7 +244,7 @@ def html(report: Report) -> str:
     ]
     for title, rows in _sections(report):
         if rows:
-            parts.append(f"<h2>{title}</h2>{charts.bars(title, rows)}")
+            parts.append(f"<h2>{title}</h2>{bars(title, rows)}")
     for title, lines in _tables(report):
         if lines:
             parts.append(f"<h2>{title}</h2>{_html_table(lines)}")
@@ -225,3 +259,32 @@ def _html_table(lines: list[tuple[str, ...]]) -> str:
         for line in lines
     )
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _text_bar(value: float, rows: Sequence[_Row]) -> str:
+    """Draw a bar of blocks; the largest of the rows has full width."""
+    largest = max((row[1] for row in rows), default=0)
+    return "█" * round(_TEXT_WIDTH * value / largest) if largest else ""
+
+
+def bars(title: str, rows: Sequence[_Row]) -> str:
+    """Draw horizontal bars with label and value, as an SVG element."""
+    largest = max((row[1] for row in rows), default=0) or 1
+    drawn = "".join(
+        _bar(label, text, index, value / largest) for index, (label, value, text) in enumerate(rows)
+    )
+    width, height = _LABEL + _BAR + _VALUE, _HEIGHT * len(rows)
+    described = escaping.escape(f"{title}: " + ", ".join(f"{row[0]} {row[2]}" for row in rows))
+    return f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{described}">{drawn}</svg>'
+
+
+def _bar(label: str, text: str, index: int, share: float) -> str:
+    top = _HEIGHT * index
+    colour = _COLOURS.get(label, "#0969da")
+    length = max(_BAR * share, 1)
+    return (
+        f'<text x="{_LABEL - 8}" y="{top + 18}" text-anchor="end">{escaping.escape(label)}</text>'
+        f'<rect x="{_LABEL}" y="{top + 4}" width="{length:.1f}" height="{_HEIGHT - 8}" '
+        f'fill="{colour}"/>'
+        f'<text x="{_LABEL + length + 8:.1f}" y="{top + 18}">{escaping.escape(text)}</text>'
+    )

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from otel_bridge._core.json import as_objects, as_text
+from otel_bridge.cli.terminal import check_stdout, open_stdout
+from otel_bridge.domain.requests import Request, parse_requests
 from otel_bridge.domain.usage import TokenUsage
-from otel_bridge.errors import ConfigurationError
+from otel_bridge.errors import ConfigurationError, RequestsError
 
 if TYPE_CHECKING:
     from otel_bridge.batches import BatchResult
@@ -43,6 +46,39 @@ def is_parquet(path: str | None) -> bool:
     return True
 
 
+def check_output(output: str | None, *, as_json: bool, source: str = "-") -> None:
+    """Raise ConfigurationError where results cannot be written, or would replace their source.
+
+    Results go to `output`, without it to a file in the current directory with `as_json`, and else
+    to stdout.
+    """
+    if output is None and not as_json:
+        check_stdout()
+        return
+    if output is not None and _is_same_file(output, source):
+        raise ConfigurationError(
+            f"{output}: results would overwrite what is read; choose another --output"
+        )
+    is_parquet(output)
+    place = Path(output or ".")
+    try:
+        if place.is_dir() and output is None:
+            tempfile.TemporaryFile(dir=place).close()
+        else:
+            place.open("ab").close()
+    except OSError as error:
+        raise ConfigurationError(
+            f"{place}: cannot be written ({error.strerror}); choose another --output"
+        ) from error
+
+
+def _is_same_file(one: str, other: str) -> bool:
+    try:
+        return Path(one).samefile(other)
+    except OSError:
+        return False
+
+
 @contextlib.contextmanager
 def results_file(path: str | None) -> Iterator[Sink]:
     """A file of JSON lines or Parquet by its name, or stdout.
@@ -50,9 +86,8 @@ def results_file(path: str | None) -> Iterator[Sink]:
     A Parquet file is whole when it is closed, and nothing before.
     """
     if path is None:
-        sink = _lines(sys.stdout.buffer)
-        yield sink
-        sink.flush()
+        with open_stdout() as file:
+            yield _lines(file)
         return
     if is_parquet(path):
         with _parquet(path) as sink:
@@ -118,3 +153,13 @@ def _row(result: BatchResult) -> dict[str, Any]:
         "cost_usd": result.cost.total_cost if result.cost is not None else None,
         "result": result.raw.decode(),
     }
+
+
+def read_requests(path: str) -> list[Request]:
+    """Read and check a JSONL file of requests; `-` is stdin. Raises RequestsError."""
+    name = "stdin" if path == "-" else path
+    try:
+        data = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
+    except OSError as error:
+        raise RequestsError(f"{name}: cannot be read ({error.strerror}); check the path") from error
+    return parse_requests(data, name)

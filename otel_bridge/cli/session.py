@@ -1,14 +1,17 @@
-"""One command's work: its executor and telemetry, its results, and Ctrl-C."""
+"""The commands run, submit and collect: an executor, its telemetry, its results, and Ctrl-C."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
+import logging
 import os
 import sys
+import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from types import FrameType
+from pathlib import Path
 from typing import NoReturn
 
 import click
@@ -17,29 +20,96 @@ from opentelemetry import propagate
 from opentelemetry.context import attach
 from rich.console import Console
 
+from otel_bridge._core.json import as_object
 from otel_bridge.batches import BatchExecutor, BatchHandle, BatchResult, Request
 from otel_bridge.cli import render
-from otel_bridge.cli.render import first_attempts
-from otel_bridge.cli.results import results_file
-from otel_bridge.cli.telemetry import Telemetry
+from otel_bridge.cli.render import first_attempts, print_json
+from otel_bridge.cli.results import check_output, read_requests, results_file
+from otel_bridge.cli.telemetry import BackendReport, Telemetry
+from otel_bridge.cli.terminal import (
+    REQUESTS_FAILED,
+    TerminatedError,
+    check_stdout,
+    open_stdout,
+    print_error,
+)
 from otel_bridge.config import Settings
 from otel_bridge.domain.batch import MISSING, OUTCOMES, UNKNOWN
 from otel_bridge.errors import (
     BatchError,
     BatchNotFoundError,
     BridgeError,
+    ConfigurationError,
     PartialSubmissionError,
     SubmissionAmbiguousError,
 )
 
-
-class TerminatedError(KeyboardInterrupt):
-    """SIGTERM, after which nobody is there to be asked."""
+logger = logging.getLogger(__name__)
 
 
-def terminated(_signal: int, _frame: FrameType | None) -> NoReturn:
-    """SIGTERM is what Ctrl-C is: the batch goes on, and what is held goes to the spool."""
-    raise TerminatedError
+def run(
+    file: str,
+    *,
+    output: str | None,
+    max_cost: float | None,
+    new: bool,
+    as_json: bool,
+    fail_on_error: bool,
+) -> int:
+    """Run the requests in a file to their results."""
+    requests = read_requests(file)
+    check_output(output, as_json=as_json, source=file)
+    session = Session(as_json=as_json, max_cost=max_cost)
+    with session.creating():
+        run = session.executor.start(requests, new=new)
+    outcomes = session.write(run, run.handles, output)
+    session.summarise(run.handles, outcomes, run.attempts)
+    if run.lack:
+        raise _with_the_rest_in_a_file(run.lack)
+    return _status(outcomes, fail_on_error=fail_on_error)
+
+
+def submit(file: str, *, max_cost: float | None, new: bool, as_json: bool) -> int:
+    """Submit the requests in a file and print the ids, or with `as_json` the handles."""
+    requests = read_requests(file)
+    check_stdout()
+    session = Session(as_json=as_json, max_cost=max_cost)
+    handles, lack = session.submit(requests, new=new)
+    reports = session.telemetry.finish()
+    _print_submitted(handles, reports, as_json=as_json)
+    if lack:
+        raise _with_the_rest_in_a_file(lack)
+    return 0
+
+
+def _print_submitted(
+    handles: list[BatchHandle], reports: Iterable[BackendReport], *, as_json: bool
+) -> None:
+    """Print the ids; an error that stdout has names the batches, which are paid for."""
+    ids = [handle.id for handle in handles]
+    submitted = {
+        "batches": ids,
+        "handles": [handle.to_dict() for handle in handles],
+        "backends": {report.name.lower(): report.to_dict() for report in reports},
+    }
+    text = orjson.dumps(submitted) if as_json else "\n".join(ids).encode()
+    try:
+        with open_stdout() as stdout:
+            stdout.write(text + b"\n")
+    except OSError as error:
+        reason = error.strerror or error
+        raise BridgeError(f"stdout: cannot be written ({reason}); {_again(handles)}") from error
+
+
+def collect(batch: str, *, output: str | None, as_json: bool, fail_on_error: bool) -> int:
+    """Wait for a batch, or for the batches whose handles are in a file, and write the results."""
+    handles = _handles(batch)
+    check_output(output, as_json=as_json, source=batch)
+    session = Session(as_json=as_json)
+    results = itertools.chain.from_iterable(map(session.executor.collect, handles))
+    outcomes = session.write(results, handles, output)
+    session.summarise(handles, outcomes)
+    return _status(outcomes, fail_on_error=fail_on_error)
 
 
 class Session:
@@ -120,12 +190,17 @@ class Session:
         watched = sys.stdin.isatty() and sys.stderr.isatty()
         if watched and not isinstance(stop, TerminatedError):
             try:
-                click.echo(f"otel-bridge: {goes_on}", err=True)
+                print_error(goes_on)
                 goes_on = on
-                click.echo("Enter to leave it, Ctrl-C again to cancel it: ", err=True, nl=False)
+                print(
+                    "Enter to leave it, Ctrl-C again to cancel it: ",
+                    end="",
+                    file=sys.stderr,
+                    flush=True,
+                )
                 sys.stdin.readline()
             except KeyboardInterrupt:
-                click.echo(err=True)
+                print(file=sys.stderr)
                 if _confirmed("Cancel the batch? What is done is billed"):
                     for batch in batches:
                         self._cancel(batch.id)
@@ -142,13 +217,13 @@ class Session:
         reports = self.telemetry.finish()
         summary = render.Summary.of(batches, outcomes, attempts, reports, self.telemetry.langsmith)
         if self.as_json:
-            click.echo(orjson.dumps({**summary.to_dict(), "output": self.output}))
+            print_json({**summary.to_dict(), "output": self.output})
         else:
             render.print_summary(self.console, summary)
         lacks = [batch.recording.missing_results_message for batch in batches if batch.recording]
         for complaint in [*lacks, *(report.complaint for report in reports)]:
             if complaint:
-                click.echo(f"otel-bridge: {complaint}", err=True)
+                print_error(complaint)
 
 
 def _again(batches: list[BatchHandle], what: str = "") -> str:
@@ -165,3 +240,52 @@ def _confirmed(question: str) -> bool:
         return click.confirm(question, err=True)
     except (click.Abort, KeyboardInterrupt):
         return False
+
+
+def _status(outcomes: Mapping[str, int], *, fail_on_error: bool) -> int:
+    failed = any(count for kind, count in outcomes.items() if kind != "succeeded")
+    return REQUESTS_FAILED if failed and fail_on_error else 0
+
+
+def _with_the_rest_in_a_file(lack: PartialSubmissionError) -> PartialSubmissionError:
+    """Write the requests that no batch has to a file, and name it in the error.
+
+    The file is in the current directory, or else where temporary files are. None is written where
+    all requests are to be submitted again.
+    """
+    if lack.unknown:
+        return lack
+    first = lack.unsubmitted[0]["custom_id"]
+    then = f"submit the requests from {first!r} on to go on"
+    for folder in (Path(), Path(tempfile.gettempdir())):
+        path = folder / f"{lack.handles[0].id}.unsubmitted.jsonl"
+        try:
+            path.touch(mode=0o600)
+            with path.open("wb") as file:
+                file.writelines(orjson.dumps(each) + b"\n" for each in lack.unsubmitted)
+        except OSError as error:
+            logger.warning("%s cannot be written (%s)", path, error.strerror)
+            continue
+        then = f"submit {path} to go on"
+        break
+    return PartialSubmissionError(f"{lack}; {then}", lack.handles, lack.unsubmitted)
+
+
+def _handles(batch: str) -> list[BatchHandle]:
+    path = Path(batch)
+    if not batch or not path.is_file():
+        return [BatchHandle(batch, 0)]
+    try:
+        found = as_object(orjson.loads(path.read_bytes())).get("handles")
+        handles = [BatchHandle.from_dict(each) for each in found] if isinstance(found, list) else []
+    except (orjson.JSONDecodeError, ConfigurationError, OSError) as error:
+        raise _no_handles(batch) from error
+    if not handles:
+        raise _no_handles(batch)
+    return handles
+
+
+def _no_handles(batch: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"{batch}: not what `otel-bridge submit --json` writes; pass that file or a batch id"
+    )

@@ -132,8 +132,8 @@ class CountingExporter(SpanExporter):
         return self._exporter.force_flush(timeout_millis)
 
 
-class Complaints(logging.Handler):
-    """Keeps the first complaint of each logger below some instead of a flood of them."""
+class FirstErrorHandler(logging.Handler):
+    """Keeps the first warning of each logger below some loggers, and shows none of them."""
 
     def __init__(self, *loggers: str) -> None:
         super().__init__(logging.WARNING)
@@ -144,7 +144,7 @@ class Complaints(logging.Handler):
             logger.propagate = False
 
     def about(self, part: str) -> str | None:
-        """The first complaint of a logger with `part` in its name."""
+        """Give the first warning of a logger with `part` in its name."""
         return next((text for name, text in self.first.items() if part in name), None)
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -157,7 +157,7 @@ class Telemetry:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.langsmith: LangSmithSpanProcessor | None = None
-        self._complaints = Complaints()
+        self._errors = FirstErrorHandler()
         self._exporters: list[BackendReport] = []
         self._readers: list[PeriodicExportingMetricReader] = []
         self._finished = False
@@ -167,7 +167,7 @@ class Telemetry:
 
         A provider that is there already (opentelemetry-instrument) is used as it stands.
         """
-        self._complaints = Complaints(
+        self._errors = FirstErrorHandler(
             "opentelemetry",
             "langsmith",
             "urllib3",
@@ -229,8 +229,8 @@ class Telemetry:
         found = list(self._exporters)
         # A complaint names no endpoint: where there are two, the first is the demo's own.
         for report in [each for each in found if each.name.startswith("OTLP")][-1:]:
-            report.metrics_lost = self._complaints.about("metric_exporter") is not None
-            reason = self._complaints.about("trace_exporter") or self._complaints.about("otlp")
+            report.metrics_lost = self._errors.about("metric_exporter") is not None
+            reason = self._errors.about("trace_exporter") or self._errors.about("otlp")
             report.reason = reason if report.refused or report.metrics_lost else None
         delivery = self.langsmith.delivery if self.langsmith is not None else None
         if delivery is not None:

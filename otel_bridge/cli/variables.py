@@ -1,16 +1,16 @@
-"""What the environment says: each variable with its source and effect, no secret shown."""
+"""The doctor's checks of environment variables: the source and effect of each, no secret shown."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 from otel_bridge._core.display import safe_endpoint
 from otel_bridge._core.redaction import Redaction
-from otel_bridge.cli.checks import Check
 from otel_bridge.cli.environment import EXPORTERS, check_exporters
-from otel_bridge.cli.telemetry import Complaints, set_up_sdk
+from otel_bridge.cli.telemetry import FirstErrorHandler, set_up_sdk
 from otel_bridge.config import VARIABLES, Settings, Variable
 from otel_bridge.errors import ConfigurationError
 
@@ -45,8 +45,25 @@ _SECRET = ("KEY", "HEADERS", "TOKEN", "RUNS_ENDPOINTS")
 _ENDPOINT = ("ENDPOINT", "URL")
 
 
+Severity = Literal["ok", "skipped", "warning", "failed", "wrong"]
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing that the doctor looked at, and what it found."""
+
+    group: str
+    name: str
+    severity: Severity
+    detail: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give the fields, JSON-ready."""
+        return asdict(self)
+
+
 def variable_checks(environ: Mapping[str, str]) -> Iterator[Check]:
-    """One check for each variable that matters here, and those that cannot be used."""
+    """Check each variable that matters here, and which exporters and protocols they name."""
     defaults = Settings()
     for variable in VARIABLES:
         yield _variable(variable, environ, getattr(defaults, variable.setting))
@@ -61,10 +78,10 @@ def variable_checks(environ: Mapping[str, str]) -> Iterator[Check]:
 
 
 def sdk_checks(settings: Settings) -> Iterator[Check]:
-    """What only setting OpenTelemetry up shows; last, since what comes after would be traced."""
+    """Check that OpenTelemetry can be set up. Run it last: it changes the process's providers."""
     if settings.sdk_disabled:
         return
-    Complaints("opentelemetry")  # the check says it
+    FirstErrorHandler("opentelemetry")  # the check says it; the log is not shown
     os.environ.update(dict.fromkeys(EXPORTERS, "none"))
     try:
         set_up_sdk()

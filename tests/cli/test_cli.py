@@ -15,8 +15,8 @@ import pytest
 from support import Command, MakeRequests, eventually, present
 
 from otel_bridge import BatchHandle, PartialSubmissionError, RequestsError
-from otel_bridge.cli import commands
-from otel_bridge.cli.options import read_requests
+from otel_bridge.cli import session
+from otel_bridge.cli.results import read_requests
 from otel_bridge.simulator import LangSmithCapture, MessageBatchesServer, OtlpCapture
 
 DEAD = "http://127.0.0.1:9"
@@ -339,7 +339,7 @@ def test_the_rest_of_the_requests_is_kept_where_it_can_be(
         "2 requests are in no batch", [BatchHandle("msgbatch_1", 1)], make_requests(2)
     )
     told = path if folder else name
-    go_on = commands._to_go_on  # noqa: SLF001 - a folder cannot be made unwritable for root
+    go_on = session._with_the_rest_in_a_file  # noqa: SLF001 - a folder cannot be made unwritable for root
     assert str(go_on(lack)) == f"{lack}; submit {told} to go on"
     assert read_requests(str(path)) == make_requests(2)
     assert path.stat().st_mode & 0o777 == 0o600

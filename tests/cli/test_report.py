@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 from support import Command, Cost, MakeRequests
 
-from otel_bridge.cli import charts
-from otel_bridge.cli.report import Report, dollars
+from otel_bridge.cli.report import Report, bars, dollars
 from otel_bridge.domain.pricing import at_list_price, price, without_cache
 from otel_bridge.domain.usage import TokenUsage
 from otel_bridge.simulator import MessageBatchesServer
@@ -118,7 +117,7 @@ def test_an_unknown_price_is_no_price() -> None:
     assert report.money.cost is None
     assert report.slowest[0].seconds == 3600
     assert dollars(None) == "unknown"
-    assert charts.bars("t", [("<b>", 1, "1")]).count("<b>") == 0
+    assert bars("t", [("<b>", 1, "1")]).count("<b>") == 0
 
 
 @given(COUNTS, COUNTS, COUNTS, COUNTS, st.sampled_from(["claude-sonnet-4-5", "claude-haiku-4-5"]))
