@@ -12,6 +12,7 @@ if _typing.TYPE_CHECKING:
     from otel_bridge.batches import (
         AsyncBatchExecutor,
         AsyncBatchRun,
+        AsyncProgress,
         Backfilled,
         BatchExecutor,
         BatchHandle,
@@ -20,6 +21,9 @@ if _typing.TYPE_CHECKING:
         BatchRun,
         Estimate,
         Failure,
+        Progress,
+        Request,
+        StructuredMethod,
         StructuredRequest,
         StructuredResult,
         StructuredResults,
@@ -42,12 +46,14 @@ if _typing.TYPE_CHECKING:
         nest_traceable,
     )
     from otel_bridge.pricing import Cost
+    from otel_bridge.telemetry import BatchFacts
     from otel_bridge.usage import TokenUsage
 else:
     _HOMES = {
         "batches": (
             "AsyncBatchExecutor",
             "AsyncBatchRun",
+            "AsyncProgress",
             "Backfilled",
             "BatchExecutor",
             "BatchHandle",
@@ -56,6 +62,9 @@ else:
             "BatchRun",
             "Estimate",
             "Failure",
+            "Progress",
+            "Request",
+            "StructuredMethod",
             "StructuredRequest",
             "StructuredResult",
             "StructuredResults",
@@ -74,6 +83,7 @@ else:
         "instrumentation": ("instrument", "uninstrument"),
         "langsmith": ("LangSmithSpanExporter", "LangSmithSpanProcessor", "nest_traceable"),
         "pricing": ("Cost",),
+        "telemetry": ("BatchFacts",),
         "usage": ("TokenUsage",),
     }
 
@@ -87,13 +97,18 @@ else:
                 return value
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})
+
 
 __all__ = [
     "AsyncBatchExecutor",
     "AsyncBatchRun",
+    "AsyncProgress",
     "Backfilled",
     "BatchError",
     "BatchExecutor",
+    "BatchFacts",
     "BatchHandle",
     "BatchNotFoundError",
     "BatchResult",
@@ -108,8 +123,11 @@ __all__ = [
     "LangSmithSpanExporter",
     "LangSmithSpanProcessor",
     "PartialSubmissionError",
+    "Progress",
+    "Request",
     "RequestsError",
     "Settings",
+    "StructuredMethod",
     "StructuredRequest",
     "StructuredResult",
     "StructuredResults",

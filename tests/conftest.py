@@ -61,6 +61,7 @@ class Service:
             BatchSpanProcessor(OTLPSpanExporter(endpoint=f"{otlp.url}/v1/traces"))
         )
         self.client = anthropic.Anthropic(base_url=api.url, api_key="test", max_retries=0)
+        self.async_clients: list[anthropic.AsyncAnthropic] = []
         self.delivery = Delivery(
             Client(
                 api_url=langsmith.url,
@@ -88,7 +89,7 @@ class Service:
         if settings.langsmith_tracing and len(processors) == 1:
             self.tracers.add_span_processor(LangSmithSpanProcessor(self.delivery, settings))
 
-    def executor(self, **changes: Any) -> BatchExecutor:
+    def executor(self, on_progress: Any = None, **changes: Any) -> BatchExecutor:
         settings = self.settings(**changes)
         self.mirror(settings)
         return BatchExecutor(
@@ -96,22 +97,31 @@ class Service:
             tracer_provider=self.tracers,
             meter_provider=self.meters,
             settings=settings,
+            on_progress=on_progress,
         )
 
-    def async_executor(self, **changes: Any) -> AsyncBatchExecutor:
+    def async_executor(self, on_progress: Any = None, **changes: Any) -> AsyncBatchExecutor:
         settings = self.settings(**changes)
         self.mirror(settings)
+        client = anthropic.AsyncAnthropic(base_url=self.api.url, api_key="test", max_retries=0)
+        self.async_clients.append(client)
         return AsyncBatchExecutor(
-            anthropic.AsyncAnthropic(base_url=self.api.url, api_key="test", max_retries=0),
+            client,
             tracer_provider=self.tracers,
             meter_provider=self.meters,
             settings=settings,
+            on_progress=on_progress,
         )
 
     def flush(self) -> None:
         self.tracers.force_flush()
         self.delivery.flush(5)
         self.meters.force_flush()
+
+    async def aclose(self) -> None:
+        """Close the clients of async executors, where they were used."""
+        for client in self.async_clients:
+            await client.close()
 
     def close(self) -> None:
         self.tracers.shutdown()

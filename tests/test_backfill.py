@@ -120,7 +120,7 @@ async def test_the_async_twin_does_the_same(
         async for each in executor.backfill([going], since=ago(days=5), shift_times=True)
     ]
     assert done == [(going, "in_progress"), (first, "failed"), (second, "told")]
-    await executor.api._polling.close()
+    await service.aclose()
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from otel_bridge import BatchError, ConfigurationError, CostLimitError, RequestsError, Settings
-from otel_bridge.batches.estimating import _spread
+from otel_bridge.batches.estimating import spread
 from otel_bridge.pricing import price
 from otel_bridge.usage import TokenUsage
 
@@ -111,7 +111,7 @@ async def test_the_async_twin_does_the_same(service: Any, make_requests: Make) -
     assert found.counted == 20
     with pytest.raises(CostLimitError):
         await executor.run(make_requests(30))
-    await executor.api._polling.close()
+    await service.aclose()
 
 
 def test_the_command_tells_and_refuses(bridge: Any, make_requests: Make, api: Any) -> None:
@@ -141,7 +141,7 @@ def test_bad_bounds_are_named() -> None:
 
 @given(st.integers(1, 500), st.integers(1, 500))
 def test_a_sample_is_even(count: int, chosen: int) -> None:
-    picked = _spread(count, chosen)
+    picked = spread(count, chosen)
     assert picked == sorted(set(picked))
     assert len(picked) == min(count, chosen)
     assert 0 <= picked[0] <= picked[-1] == count - 1

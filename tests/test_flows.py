@@ -12,8 +12,8 @@ import pytest
 
 from otel_bridge.batches.flows import (
     Call,
+    Emit,
     Flow,
-    Give,
     Stream,
     drive,
     drive_async,
@@ -48,9 +48,9 @@ def fail() -> None:
 def inner(world: World, told: list[str]) -> Stream[int]:
     try:
         first = yield world(lambda: 1)
-        yield Give([first, first + 1])
-        yield Give([])
-        yield Give([3])
+        yield Emit([first, first + 1])
+        yield Emit([])
+        yield Emit([3])
     finally:
         yield world(lambda: told.append("closed"))
 
@@ -127,7 +127,7 @@ def test_the_async_executor_runs_on_trio(service: Any, make_requests: Make) -> N
         executor = service.async_executor()
         assert (await executor.estimate(make_requests(30), sample=None)).counted == 30
         results = await executor.run(make_requests(30))
-        await executor.api._polling.close()
+        await service.aclose()
         return len(results)
 
     assert anyio.run(run, backend="trio") == 30

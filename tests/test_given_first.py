@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
 
+from otel_bridge.batches import engine_of
 from otel_bridge.simulator import MessageBatchesServer, OtlpCapture
 
 Make = Callable[[int], list[dict[str, Any]]]
@@ -42,7 +43,7 @@ def test_an_executor_gives_results_before_it_records_them(
     service: Any, make_requests: Make, witness: Witness
 ) -> None:
     executor = service.executor(langsmith_tracing=False)
-    executor.on_given = witness.flush
+    engine_of(executor).on_emitted = witness.flush
     (handle,) = executor.submit(make_requests(5))
     for _ in executor.collect(handle):
         witness.given += 1
@@ -51,11 +52,11 @@ def test_an_executor_gives_results_before_it_records_them(
 
 async def test_so_does_the_async_twin(service: Any, make_requests: Make, witness: Witness) -> None:
     executor = service.async_executor(langsmith_tracing=False)
-    executor.on_given = witness.flush
+    engine_of(executor).on_emitted = witness.flush
     (handle,) = await executor.submit(make_requests(5))
     async for _ in executor.collect(handle):
         witness.given += 1
-    await executor.api._polling.close()
+    await service.aclose()
     assert witness.at_span_end == [(5, 5)] * 5
 
 
@@ -91,7 +92,7 @@ async def test_so_are_those_of_an_async_reading(service: Any, make_requests: Mak
     reading = executor.collect(handle)
     await anext(reading)
     await reading.aclose()
-    await executor.api._polling.close()
+    await service.aclose()
     service.flush()
     assert [span.name[:4] for span in service.otlp.spans] == ["chat"] * 5
 

@@ -595,7 +595,7 @@ async def test_the_async_executors_own_calls_are_not_told_twice(
     instrument()
     executor = service.async_executor()
     (batch_id,) = (await executor.run(make_requests(10))).batch_ids
-    await executor.api._polling.close()
+    await service.aclose()
     agrees_with_truth(service, batch_id)
     assert len(the_batch(service)) == 1
 

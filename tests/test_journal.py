@@ -18,7 +18,7 @@ from opentelemetry.sdk.trace import SpanProcessor
 
 from otel_bridge import SubmissionAmbiguousError, identity, journal_file, semconv
 from otel_bridge._core.process_lock import ProcessLock
-from otel_bridge.batches import reconciling, submitting
+from otel_bridge.batches import engine_of, reconciling, submitting
 from otel_bridge.journal import Journal, Part, Submission
 from otel_bridge.journal_file import KEPT_SECONDS
 
@@ -43,8 +43,8 @@ def abandoned(state: Path, requests: list[dict[str, Any]]) -> None:
         "from otel_bridge.journal import Journal\n"
         "parts = [json.loads(sys.stdin.read())]\n"
         "journal = Journal(pathlib.Path(sys.argv[1]))\n"
-        "planned = [submitting._part(part) for part in parts]\n"
-        "journal.intend(submitting._fingerprint(parts), planned, {})\n"
+        "planned = [submitting.journal_entry(part) for part in parts]\n"
+        "journal.intend(submitting.fingerprint(parts), planned, {})\n"
         "os._exit(9)\n"
     )
     command = [sys.executable, "-c", program, str(state)]
@@ -52,7 +52,7 @@ def abandoned(state: Path, requests: list[dict[str, Any]]) -> None:
 
 
 def unfinished(state: Path, requests: list[dict[str, Any]]) -> list[Submission]:
-    return Journal(state).unfinished(submitting._fingerprint([requests]))
+    return Journal(state).unfinished(submitting.fingerprint([requests]))
 
 
 def test_a_batch_that_was_told_whole_is_told_no_more(
@@ -213,7 +213,7 @@ def test_the_intent_of_a_living_process_is_its_own(
     requests = make_requests(6)
     parts = [requests]
     other = Journal(tmp_path)
-    other.intend(submitting._fingerprint(parts), [submitting._part(requests)], {})
+    other.intend(submitting.fingerprint(parts), [submitting.journal_entry(requests)], {})
     service.client.messages.batches.create(requests=requests)
     service.executor(state_dir=tmp_path).submit(requests)
     assert creations(service) == 2
@@ -251,8 +251,8 @@ def test_a_refused_batch_leaves_no_intent(
     executor = service.executor(state_dir=tmp_path)
     with pytest.raises(Exception, match="400"):
         executor.submit(requests)
-    whole = submitting._fingerprint([requests])
-    assert executor.recorder.journal.unfinished(whole, awaited=True) == []
+    whole = submitting.fingerprint([requests])
+    assert engine_of(executor).recorder.journal.unfinished(whole, awaited=True) == []
 
 
 def test_one_of_many_claims_is_granted(tmp_path: Path) -> None:
@@ -316,7 +316,7 @@ async def test_the_async_twin_keeps_the_journal_too(
     known = Journal(tmp_path).recall(created)
     assert known is not None
     assert (known.counted, known.spans, known.runs) == (True, True, True)
-    await executor.api._polling.close()
+    await service.aclose()
 
 
 def test_a_journal_that_is_asked_while_it_works_neither_hangs_nor_breaks(

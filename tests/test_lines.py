@@ -113,7 +113,7 @@ async def test_the_async_twin_gives_and_tells_them_too(service: Any, make_reques
     (handle,) = await executor.submit(requests)
     service.api.replace_results(handle.id, lines)
     read_everything([result async for result in executor.collect(handle)], lines)
-    await executor.api._polling.close()
+    await service.aclose()
     all_are_told(service, outcomes)
 
 

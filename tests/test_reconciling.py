@@ -24,7 +24,7 @@ from otel_bridge import (
     Settings,
     SubmissionAmbiguousError,
 )
-from otel_bridge.batches import base, reconciling, submitting
+from otel_bridge.batches import engine, engine_of, reconciling, submitting
 from otel_bridge.batches.flows import stream
 from otel_bridge.batches.requests import split_requests
 from otel_bridge.journal import Journal
@@ -46,7 +46,7 @@ def brisk(monkeypatch: pytest.MonkeyPatch) -> None:
 def in_twos(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two requests fill a batch."""
     small = functools.partial(split_requests, max_requests=2)
-    monkeypatch.setattr(base, "split_requests", small)
+    monkeypatch.setattr(engine, "split_requests", small)
 
 
 def others(requests: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -59,8 +59,8 @@ def ago(**time: float) -> datetime:
 
 def intended(state: Path, requests: list[dict[str, Any]]) -> None:
     """What a process leaves that ended while it created a batch of the requests."""
-    planned = [submitting._part(requests)]
-    Journal(state).intend(submitting._fingerprint([requests]), planned, {}, awaited=True)
+    planned = [submitting.journal_entry(requests)]
+    Journal(state).intend(submitting.fingerprint([requests]), planned, {}, awaited=True)
 
 
 def test_no_batch_from_before_the_submission_is_taken_for_it(
@@ -119,7 +119,7 @@ async def test_the_async_twin_finds_a_stranger_out_too(
     with pytest.raises(SubmissionAmbiguousError, match=theirs):
         await executor.run(requests)
     assert theirs not in (await executor.run(requests)).batch_ids
-    await executor.api._polling.close()
+    await service.aclose()
 
 
 @pytest.mark.parametrize("first", ["ours", "theirs"])
@@ -158,7 +158,7 @@ def test_a_batch_that_proved_ours_is_ours_alone(
     executor = service.executor(state_dir=tmp_path)
     executor.start(yours)
     assert executor.run(mine).batch_ids == (batch_id,)
-    reconciling.known_here.discard(batch_id)  # as in another process
+    reconciling.confirmed_batch_ids.discard(batch_id)  # as in another process
     assert batch_id not in executor.run(mine).batch_ids
 
 
@@ -238,7 +238,7 @@ async def test_a_call_that_is_cancelled_is_followed_up(
         await asyncio.wait_for(executor.run(make_requests(4)), 1)
     results = await executor.run(make_requests(4))
     assert list(results.batch_ids) == service.api.batch_ids
-    await executor.api._polling.close()
+    await service.aclose()
 
 
 def interrupt_when(reached: Callable[[], bool]) -> None:
@@ -340,8 +340,8 @@ def test_after_a_refusal_of_a_later_part_an_interrupted_run_goes_on(
     executor = service.executor(state_dir=tmp_path)
     run = executor.start(requests)
     assert list(run.unsubmitted) == requests[2:]
-    assert run.lack is not None
-    assert run.lack.unknown == ()
+    assert run.submission_error is not None
+    assert run.submission_error.unknown == ()
     next(iter(run))
     next(iter(executor.start(requests)))
     results = executor.run(requests)
@@ -368,7 +368,7 @@ def test_of_several_batches_that_fit_one_may_be_collected_or_all_left(
 def broken_off(service: Any, requests: list[dict[str, Any]], state: Path) -> str:
     """A batch that a run created and did not read."""
     (handle,) = service.executor(state_dir=state).submit(requests, resume=True)
-    service.executor(state_dir=state).leave([handle])
+    engine_of(service.executor(state_dir=state)).release([handle])
     return str(handle.id)
 
 
@@ -391,7 +391,7 @@ def test_a_new_batch_in_place_of_one_that_was_told_is_told_too(
     requests = make_requests(4)
     executor = service.executor(state_dir=tmp_path)
     old = broken_off(service, requests, tmp_path)
-    list(stream(executor.reading(old)))
+    list(stream(engine_of(executor).read(old)))
     service.api.archive(old)
     (new,) = executor.run(requests).batch_ids
     service.flush()
@@ -442,8 +442,8 @@ def test_what_never_left_is_no_lost_answer(
             executor.submit(requests)
         assert "lines" not in str(caught.value)
     assert service.api.requests == []
-    whole = submitting._fingerprint([requests])
-    assert executor.recorder.journal.unfinished(whole, awaited=True) == []
+    whole = submitting.fingerprint([requests])
+    assert engine_of(executor).recorder.journal.unfinished(whole, awaited=True) == []
 
 
 def test_a_url_of_which_no_client_can_be_made_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from otel_bridge import BatchExecutor, BatchHandle
 from otel_bridge.batches.results import BatchResult
-from otel_bridge.batches.retrying import Attempts, may_be_retried
+from otel_bridge.batches.run import Attempts, may_be_retried
 from otel_bridge.simulator import MessageBatchesServer, OtlpCapture
 from otel_bridge.simulator.answers import result_of
 from otel_bridge.telemetry import Attempt
@@ -239,14 +239,13 @@ async def test_the_async_twin_does_the_same(service: Any, make_requests: Make) -
     async def progress(batch: Any) -> None:
         told.append(batch.id)
 
-    executor = service.async_executor(max_attempts=2)
-    executor._on_progress = progress
+    executor = service.async_executor(progress, max_attempts=2)
     run = await executor.start(make_requests(10))
     results = [result async for result in run]
     assert len(results) == 10
     assert run.outcomes["succeeded"] == 8
     assert set(told) == {handle.id for handle in run.handles}
-    await executor.api._polling.close()
+    await service.aclose()
 
 
 def test_what_may_be_retried() -> None:
@@ -270,8 +269,8 @@ def test_what_may_be_retried() -> None:
 
 def test_a_stranger_is_never_submitted() -> None:
     attempts = Attempts([], 3)
-    assert attempts.settles(BatchResult({"custom_id": "b", "result": {"type": "expired"}}, b""))
-    assert attempts.begin() == []
+    assert attempts.is_final(BatchResult({"custom_id": "b", "result": {"type": "expired"}}, b""))
+    assert attempts.next_attempt() == []
 
 
 def test_an_attempt_travels_with_the_handle(service: Any, make_requests: Make) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from otel_bridge import semconv
+from otel_bridge.batches import engine_of
 from otel_bridge.simulator import LangSmithCapture, MessageBatchesServer, OtlpCapture
 
 Make = Callable[[int], list[dict[str, Any]]]
@@ -97,7 +98,7 @@ def test_the_same_process_completes_it(
     assert len(list(executor.collect(handle.id if by_id else handle))) == COUNT
     service.flush()
     hold(service.api, service.otlp, service.langsmith, COUNT)
-    assert executor.recorder.told(handle.id) is journal
+    assert engine_of(executor).recorder.told(handle.id) is journal
 
 
 def test_a_strangers_result_stands_in_for_none_that_is_missing(

@@ -308,7 +308,7 @@ async def test_the_async_twin_does_the_same(service: Any) -> None:
     names = {span.name: span for span in service.otlp.unique_spans()}
     top = names["batch_structured_output"]
     assert names[f"batch {MODEL}"].parent_span_id == top.span_id
-    await executor.api._polling.close()
+    await service.aclose()
 
 
 class Tree(pydantic.BaseModel):

@@ -17,7 +17,7 @@ from opentelemetry.sdk.trace import TracerProvider
 
 from otel_bridge import BatchError, BatchExecutor, BatchHandle, identity, semconv
 from otel_bridge._core.redaction import Redaction
-from otel_bridge.batches import base
+from otel_bridge.batches import engine
 from otel_bridge.simulator import (
     CapturedSpan,
     LangSmithCapture,
@@ -328,7 +328,7 @@ def test_a_request_whose_content_cannot_be_told_is_told_without_it(
 def test_a_failure_among_several_batches_quotes_no_request(
     service: Any, api: MessageBatchesServer, make_requests: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(base, "split_requests", lambda requests: [requests[:1], requests[1:]])
+    monkeypatch.setattr(engine, "split_requests", lambda requests: [requests[:1], requests[1:]])
     api.fail_next("POST", "batches$", status=400)
     with pytest.raises(BatchError):
         service.executor().submit(make_requests(2))

@@ -23,9 +23,10 @@ Make = Callable[[int], list[dict[str, Any]]]
 
 def test_progress_has_state_times_and_counts(service: Any, make_requests: Make) -> None:
     told: list[tuple[Any, ...]] = []
-    executor = service.executor()
-    executor._on_progress = lambda batch: told.append(
-        (batch.status, batch.elapsed, batch.expires_at - batch.created_at, batch.counts)
+    executor = service.executor(
+        lambda batch: told.append(
+            (batch.status, batch.elapsed, batch.expires_at - batch.created_at, batch.counts)
+        )
     )
     executor.run(make_requests(5))
     first, last = told[0], told[-1]
@@ -43,12 +44,11 @@ async def test_progress_may_be_awaited(service: Any, make_requests: Make, caplog
         told.append(batch.status)
         raise KeyError
 
-    executor = service.async_executor()
-    executor._on_progress = progress
+    executor = service.async_executor(progress)
     assert len(await executor.run(make_requests(2))) == 2
     assert told[-1] == "ended"
     assert "on_progress failed; the batch goes on: KeyError" in caplog.text
-    await executor.api._polling.close()
+    await service.aclose()
 
 
 def test_batches_can_be_described_listed_and_canceled(
@@ -80,7 +80,7 @@ async def test_the_async_twin_does_the_same(
     listed = await executor.since(datetime.now(UTC) - timedelta(hours=1))
     assert [batch.id for batch in listed] == [batch_id]
     assert (await executor.cancel(batch_id)).status == "canceling"
-    await executor.api._polling.close()
+    await service.aclose()
 
 
 def test_watch_shows_several_until_they_end(

@@ -75,8 +75,8 @@ def run(
         run = session.executor.start(requests, new=new)
     outcomes = session.write(run, run.handles, output)
     session.summarise(run.handles, outcomes, run.attempts)
-    if run.lack:
-        raise _to_go_on(run.lack)
+    if run.submission_error:
+        raise _to_go_on(run.submission_error)
     leave(REQUESTS_FAILED if fail_on_error and _failed(outcomes) else 0)
 
 
@@ -90,7 +90,7 @@ def submit(file: str, max_cost: float | None, new: bool, as_json: bool) -> None:
     """Submit the requests in FILE and print what `collect` needs."""
     requests = read_requests(file)
     session = Session(as_json=as_json, max_cost=max_cost)
-    handles, lack = session.submit(requests, new=new)
+    handles, submission_error = session.submit(requests, new=new)
     reports = session.telemetry.finish()
     if as_json:
         click.echo(
@@ -105,8 +105,8 @@ def submit(file: str, max_cost: float | None, new: bool, as_json: bool) -> None:
     else:
         for handle in handles:
             click.echo(handle.id)
-    if lack:
-        raise _to_go_on(lack)
+    if submission_error:
+        raise _to_go_on(submission_error)
     leave(0)
 
 
@@ -131,27 +131,27 @@ def _failed(outcomes: Mapping[str, int]) -> bool:
     return any(count for kind, count in outcomes.items() if kind != "succeeded")
 
 
-def _to_go_on(lack: PartialSubmissionError) -> PartialSubmissionError:
+def _to_go_on(error: PartialSubmissionError) -> PartialSubmissionError:
     """The same, with the rest of the requests in a file, here or where temporary files are.
 
     Unless it is to be run as a whole.
     """
-    if lack.unknown:
-        return lack
-    first = lack.unsubmitted[0]["custom_id"]
+    if error.unknown:
+        return error
+    first = error.unsubmitted[0]["custom_id"]
     then = f"submit the requests from {first!r} on to go on"
     for folder in (Path(), Path(tempfile.gettempdir())):
-        path = folder / f"{lack.handles[0].id}.unsubmitted.jsonl"
+        path = folder / f"{error.handles[0].id}.unsubmitted.jsonl"
         try:
             path.touch(mode=0o600)
             with path.open("wb") as file:
-                file.writelines(orjson.dumps(each) + b"\n" for each in lack.unsubmitted)
-        except OSError as error:
-            logger.warning("%s cannot be written (%s)", path, error.strerror)
+                file.writelines(orjson.dumps(each) + b"\n" for each in error.unsubmitted)
+        except OSError as fault:
+            logger.warning("%s cannot be written (%s)", path, fault.strerror)
             continue
         then = f"submit {path} to go on"
         break
-    return PartialSubmissionError(f"{lack}; {then}", lack.handles, lack.unsubmitted)
+    return PartialSubmissionError(f"{error}; {then}", error.handles, error.unsubmitted)
 
 
 def _handles(batch: str) -> list[BatchHandle]:

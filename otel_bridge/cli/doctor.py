@@ -13,7 +13,7 @@ from typing import Any
 from packaging.requirements import Requirement
 from packaging.version import Version
 
-from otel_bridge.batches import probing as anthropic_probing
+from otel_bridge.batches import api as anthropic_api
 from otel_bridge.cli.checks import Check
 from otel_bridge.cli.telemetry import Complaints, default_exporters, otlp_endpoint
 from otel_bridge.cli.variables import masked, sdk_checks, variable_checks
@@ -56,7 +56,7 @@ def examine() -> list[Check]:
 
 def _anthropic() -> Iterator[Check]:
     try:
-        probed = anthropic_probing.probe()
+        probed = anthropic_api.probe()
     except ConfigurationError as error:
         yield Check("backends", "Anthropic API", "failed", str(error))
         return

@@ -17,7 +17,7 @@ from opentelemetry import propagate
 from opentelemetry.context import attach
 from rich.console import Console
 
-from otel_bridge.batches import BatchExecutor, BatchHandle, BatchResult, Request
+from otel_bridge.batches import BatchExecutor, BatchHandle, BatchResult, Request, engine_of
 from otel_bridge.cli import render
 from otel_bridge.cli.render import first_attempts
 from otel_bridge.cli.results import results_file
@@ -66,7 +66,7 @@ class Session:
             yield
         except KeyboardInterrupt:
             again = "run the same again, which goes on with what was created"
-            if not self.executor.recorder.journal.kept:
+            if not engine_of(self.executor).recorder.journal.kept:
                 again = "see `otel-bridge watch` for it before you run the same again"
             raise BridgeError(
                 f"interrupted before the API said that it has the batch; {again}"
@@ -93,7 +93,7 @@ class Session:
         self.output = output or (f"{batches[0].id}.jsonl" if self.as_json else None)
         try:
             with results_file(self.output) as sink, self.progress:
-                self.executor.on_given = sink.flush
+                engine_of(self.executor).on_emitted = sink.flush
                 for result in results:
                     sink.write(result)
                     outcomes[result.type if result.type in OUTCOMES else UNKNOWN] += 1

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from otel_bridge.batches import engine_of
 from otel_bridge.cli import render
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def watch(
             going = [batch.id for batch in batches.values() if batch.status != "ended"]
             if not going:
                 return [_told(batch) for batch in batches.values()]
-            time.sleep(executor.settings.poll_interval)
+            time.sleep(engine_of(executor).settings.poll_interval)
             batches |= {batch_id: executor.describe(batch_id) for batch_id in going}
 
 
