@@ -12,6 +12,7 @@ if _typing.TYPE_CHECKING:
     from otel_bridge.batches import (
         AsyncBatchExecutor,
         AsyncBatchRun,
+        AsyncProgress,
         Backfilled,
         BatchExecutor,
         BatchHandle,
@@ -20,11 +21,15 @@ if _typing.TYPE_CHECKING:
         BatchRun,
         Estimate,
         Failure,
+        Progress,
+        Request,
+        StructuredMethod,
         StructuredRequest,
         StructuredResult,
         StructuredResults,
     )
     from otel_bridge.config import Settings
+    from otel_bridge.domain.batch import BatchInfo
     from otel_bridge.domain.pricing import Cost
     from otel_bridge.domain.usage import TokenUsage
     from otel_bridge.errors import (
@@ -45,6 +50,7 @@ else:
         "batches": (
             "AsyncBatchExecutor",
             "AsyncBatchRun",
+            "AsyncProgress",
             "Backfilled",
             "BatchExecutor",
             "BatchHandle",
@@ -53,11 +59,15 @@ else:
             "BatchRun",
             "Estimate",
             "Failure",
+            "Progress",
+            "Request",
+            "StructuredMethod",
             "StructuredRequest",
             "StructuredResult",
             "StructuredResults",
         ),
         "config": ("Settings",),
+        "domain.batch": ("BatchInfo",),
         "domain.pricing": ("Cost",),
         "domain.usage": ("TokenUsage",),
         "errors": (
@@ -85,14 +95,19 @@ else:
                 return value
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})
+
 
 __all__ = [
     "AsyncBatchExecutor",
     "AsyncBatchRun",
+    "AsyncProgress",
     "Backfilled",
     "BatchError",
     "BatchExecutor",
     "BatchHandle",
+    "BatchInfo",
     "BatchNotFoundError",
     "BatchResult",
     "BatchResults",
@@ -106,8 +121,11 @@ __all__ = [
     "LangSmithSpanExporter",
     "LangSmithSpanProcessor",
     "PartialSubmissionError",
+    "Progress",
+    "Request",
     "RequestsError",
     "Settings",
+    "StructuredMethod",
     "StructuredRequest",
     "StructuredResult",
     "StructuredResults",

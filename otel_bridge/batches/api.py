@@ -1,222 +1,266 @@
-"""The calls of the Message Batches API, sync and async, with the SDK's traps taken out."""
+"""The calls of the Message Batches API, as flows, with the SDK's traps taken out."""
 
 from __future__ import annotations
 
-import inspect
-import itertools
 import time
-from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
 
 import anthropic
-import anyio
-from anthropic._decoders.jsonl import AsyncJSONLDecoder, JSONLDecoder
+import orjson
 
+from otel_bridge._core.display import safe_endpoint
+from otel_bridge._core.json import as_object
 from otel_bridge._core.own_clients import mark_own_client
-from otel_bridge._core.threads import run_in_thread
-from otel_bridge.batches.flows import Stream, stream, stream_async
-from otel_bridge.batches.redirects import without_redirects
+from otel_bridge.batches.faults import CALL_FAULTS, CLIENT_FAULTS, failure, no_batch, no_client
+from otel_bridge.batches.flows import Flow, Io
+from otel_bridge.batches.redirects import NoRedirects, without_redirects
+from otel_bridge.domain.batch import BatchInfo
 from otel_bridge.domain.reader import LineBuffer
+from otel_bridge.errors import BatchError, ConfigurationError
 
 if TYPE_CHECKING:
+    import httpx2
+    from anthropic.pagination import AsyncPage, SyncPage
     from anthropic.types.messages import MessageBatch
 
+    _Page = SyncPage[MessageBatch] | AsyncPage[MessageBatch]
+    _Stream = anthropic.Stream[object] | anthropic.AsyncStream[object]
+    _Answer = anthropic.APIResponse[Any] | anthropic.AsyncAPIResponse[Any]
+
 T = TypeVar("T")
-ClientT = TypeVar("ClientT", anthropic.Anthropic, anthropic.AsyncAnthropic)
+Client = anthropic.Anthropic | anthropic.AsyncAnthropic
 
 _READ_TIMEOUT = 600.0
-_AT_A_TIME = 8
+_PROBE_TIMEOUT = 5.0
 
 
-def _results_path(batch_id: str) -> str:
-    # results() of the SDK follows the absolute results_url, past a gateway's base_url and with
-    # the key in its headers; this path stays with the client's own host.
-    return f"/v1/messages/batches/{quote(batch_id, safe='')}/results"
+class Api:
+    """The API through a client of the SDK.
+
+    With `own_client` the client is closed with this. Every call after `close` raises BatchError.
+    """
+
+    def __init__(self, client: Client, io: Io, *, own_client: bool = False) -> None:
+        self.io = io
+        self._own_client = client if own_client else None
+        self._closed = False
+        self._submitting = _without_retries(client)
+        self._polling = _without_spans(client)
+
+    def close(self) -> Flow[None]:
+        """Make no more calls. It may be called again."""
+        self._closed = True
+        if self._own_client is not None:
+            yield self._own_client.close
+
+    def create(self, requests: Sequence[Any]) -> Flow[MessageBatch]:
+        """Create a batch, in one call that is never repeated."""
+        return self._call(lambda: self._submitting.messages.batches.create(requests=requests))
+
+    def retrieve(self, batch_id: str) -> Flow[MessageBatch]:
+        """The batch as it is now."""
+        return self._call(lambda: self._polling.messages.batches.retrieve(batch_id))
+
+    def created_since(self, moment: datetime) -> Flow[list[MessageBatch]]:
+        """Batches created at `moment` or later, the newest first."""
+        found: list[MessageBatch] = []
+        following: Callable[[], _Page | Awaitable[_Page]] = self._first_page
+        while True:
+            call: Flow[_Page] = self._call(following)
+            page = yield from call
+            for batch in page.data or ():
+                if batch.created_at < moment:
+                    return found
+                found.append(batch)
+            if not page.has_next_page():
+                return found
+            following = page.get_next_page
+
+    def _first_page(self) -> _Page | Awaitable[_Page]:
+        return self._polling.messages.batches.list(limit=100)
+
+    def date(self) -> Flow[str]:
+        """What the API's clock says, by the header of an answer; empty where there is none."""
+        answer = yield from self._call(self._raw_list)
+        return answer.headers.get("date", "")
+
+    def _raw_list(self) -> _Answer | Awaitable[_Answer]:
+        return self._polling.messages.batches.with_raw_response.list(limit=1)
+
+    def cancel(self, batch_id: str) -> Flow[MessageBatch]:
+        """Have a batch canceled."""
+        return self._call(lambda: self._polling.messages.batches.cancel(batch_id))
+
+    def count_tokens(self, requests: Sequence[Mapping[str, Any]]) -> Flow[list[int]]:
+        """The input tokens of each request's parameters, counted some requests at a time."""
+        self._require_open()
+        count = self._polling.messages.count_tokens
+        calls = [partial(count, **params) for params in requests]
+        answers = yield from self.io.gather(calls)
+        return [each.input_tokens for each in answers]
+
+    def results(self, batch_id: str) -> ResultLines:
+        """The results of a batch, which are asked for when the first is read."""
+        # results() of the SDK follows the absolute results_url, past a gateway's base_url and with
+        # the key in its headers; this path stays with the client's own host.
+        path = f"/v1/messages/batches/{quote(batch_id, safe='')}/results"
+        get: Callable[..., _Stream | Awaitable[_Stream]] = self._polling.get
+        call = partial(
+            get,
+            path,
+            cast_to=object,
+            options={"headers": {"Accept": "application/binary"}, "timeout": _READ_TIMEOUT},
+            stream=True,
+            stream_cls=self.io.stream_cls,
+        )
+        return ResultLines(self.io, self._call(call))
+
+    def _call(self, call: Callable[[], T | Awaitable[T]]) -> Flow[T]:
+        self._require_open()
+        value: T = yield call
+        return value
+
+    def _require_open(self) -> None:
+        # The SDK's closed client says that there is no connection, which is waited out.
+        if self._closed:
+            raise BatchError("the executor is closed; make another")
 
 
-def _submitting(client: ClientT) -> ClientT:
+class ResultLines:
+    """The raw lines of a batch's results as they arrive, the last one possibly cut."""
+
+    def __init__(self, io: Io, opening: Flow[_Stream]) -> None:
+        self._io = io
+        self._opening = opening
+        self._response: httpx2.Response | None = None
+        self._chunks: Iterator[bytes] | AsyncIterator[bytes] = iter(())
+        self._buffer: LineBuffer | None = LineBuffer()
+
+    def next(self) -> Flow[list[bytes] | None]:
+        """The lines that arrive next, None after the last."""
+        if self._response is None:
+            self._response = (yield from self._opening).response
+            self._chunks = self._io.chunks(self._response)
+        if self._buffer is None:
+            return None
+        chunk = yield from self._io.next_chunk(self._chunks)
+        if chunk is not None:
+            return self._buffer.feed(chunk)
+        rest, self._buffer = self._buffer.rest(), None
+        return [rest]
+
+    def close(self) -> Flow[None]:
+        """Read no more."""
+        if self._response is not None:
+            yield from self._io.close(self._response)
+
+
+def _without_retries(client: Client) -> Client:
     """A copy without retries: a repeated create after a timeout is a second batch to pay for."""
     return mark_own_client(without_redirects(client.with_options(max_retries=0)))
 
 
-def _quiet(client: ClientT) -> ClientT:
+def _without_spans(client: Client) -> Client:
     """A copy whose calls make no spans of the SDK: polls are not the user's traces."""
     quiet = client.with_options(open_telemetry={**client.open_telemetry, "traces": False})
     return mark_own_client(without_redirects(quiet))
 
 
-class SyncApi:
-    """The API through `anthropic.Anthropic`."""
+def check_id(batch_id: str) -> None:
+    """Raise ConfigurationError for an id that can be no batch's."""
+    if not batch_id.strip():
+        raise ConfigurationError("the batch id is empty; pass the id that submitting gave")
 
-    def __init__(self, client: anthropic.Anthropic) -> None:
-        self._submitting = _submitting(client)
-        self._polling = _quiet(client)
 
-    def create(self, requests: Sequence[Any]) -> MessageBatch:
-        return self._submitting.messages.batches.create(requests=requests)
+def explained(flow: Flow[T], batch_id: str | None = None) -> Flow[T]:
+    """A call outside of any run, whose errors say what to do.
 
-    def retrieve(self, batch_id: str) -> MessageBatch:
-        return self._polling.messages.batches.retrieve(batch_id)
+    Raises BatchNotFoundError for an unknown `batch_id`, ConfigurationError for an empty one, else
+    BatchError.
+    """
+    if batch_id is not None:
+        check_id(batch_id)
+    try:
+        return (yield from flow)
+    except CALL_FAULTS as error:
+        if batch_id is None:
+            raise failure(error, "the list of batches") from error
+        if isinstance(error, anthropic.NotFoundError):
+            raise no_batch(batch_id) from error
+        raise failure(error, f"batch {batch_id}") from error
 
-    def since(self, moment: datetime) -> list[MessageBatch]:
-        """Batches created at `moment` or later, the newest first."""
-        page = self._polling.messages.batches.list(limit=100)
-        return list(itertools.takewhile(lambda batch: batch.created_at >= moment, page))
 
-    def date(self) -> str:
-        """What the API's clock says, as its answers' header tells; empty where none does."""
-        answer = self._polling.messages.batches.with_raw_response.list(limit=1)
-        return answer.headers.get("date", "")
+def describe(api: Api, batch_id: str) -> Flow[BatchInfo]:
+    """The batch as it is now. Raises what `explained` raises."""
+    return BatchInfo.from_api((yield from explained(api.retrieve(batch_id), batch_id)))
 
-    def cancel(self, batch_id: str) -> MessageBatch:
-        return self._polling.messages.batches.cancel(batch_id)
 
-    def sleep(self, seconds: float) -> None:
-        time.sleep(seconds)
+def describe_since(api: Api, moment: datetime) -> Flow[list[BatchInfo]]:
+    """Batches created at `moment` or later, the newest first. Raises what `explained` raises."""
+    return [BatchInfo.from_api(each) for each in (yield from explained(api.created_since(moment)))]
 
-    def count_tokens(self, requests: Sequence[Mapping[str, Any]]) -> list[int]:
-        """The input tokens of each request's parameters, some requests at a time."""
-        with ThreadPoolExecutor(_AT_A_TIME, "otel-bridge-count") as pool:
-            return list(pool.map(self._count, requests))
 
-    def _count(self, params: Mapping[str, Any]) -> int:
-        return self._polling.messages.count_tokens(**params).input_tokens
+def cancel(api: Api, batch_id: str) -> Flow[BatchInfo]:
+    """Have a batch canceled. Raises what `explained` raises."""
+    return BatchInfo.from_api((yield from explained(api.cancel(batch_id), batch_id)))
 
-    def notify(self, callback: Callable[[Any], Any], news: Any) -> None:
-        """Tell a callback."""
-        callback(news)
 
-    def run_in_thread(self, work: Callable[[], T]) -> T:
-        """Do what may take a while."""
-        return work()
+@dataclass(frozen=True, slots=True)
+class Probed:
+    """The API answered: where, after how many seconds, and how far ahead this clock is (s)."""
 
-    def each(self, flow: Stream[T], take: Callable[[T], None]) -> int:
-        """Have `take` get all values of a stream; how many these were."""
-        count = 0
-        for value in stream(flow):
-            take(value)
-            count += 1
-        return count
+    endpoint: str
+    seconds: float
+    skew: float | None
 
-    def lines(self, batch_id: str) -> Generator[list[bytes]]:
-        """The raw lines of the results as they arrive, the last one possibly cut."""
-        decoder = self._polling.get(
-            _results_path(batch_id),
-            cast_to=JSONLDecoder[Any],
-            options={"headers": {"Accept": "application/binary"}, "timeout": _READ_TIMEOUT},
-            stream=True,
+
+def probe() -> Probed:
+    """Ask for one batch of the list, to see whether the API answers, and to this key.
+
+    Raises ConfigurationError without a key, else BatchError.
+    """
+    try:
+        client = anthropic.Anthropic(
+            timeout=_PROBE_TIMEOUT,
+            max_retries=0,
+            open_telemetry={"traces": False},
+            middleware=[NoRedirects()],
         )
-        response = decoder.http_response
-        try:
-            lines = LineBuffer()
-            for chunk in response.iter_bytes():
-                yield lines.feed(chunk)
-            yield [lines.rest()]
-        finally:
-            response.close()
+    except CLIENT_FAULTS as error:
+        raise no_client(error) from error
+    started, endpoint = time.monotonic(), safe_endpoint(str(client.base_url))
+    try:
+        answer = client.messages.batches.with_raw_response.list(limit=1)
+    except CALL_FAULTS as error:
+        raise failure(error, endpoint) from error
+    finally:
+        client.close()
+    if not isinstance(as_object(_json(answer.read())).get("data"), list):
+        raise BatchError(f"{endpoint}: what answers is not the Message Batches API")
+    return Probed(
+        endpoint,
+        time.monotonic() - started,
+        skew(answer.headers.get("date", ""), datetime.now(UTC)),
+    )
 
-    def next_of(self, lines: Generator[list[bytes]]) -> list[bytes] | None:
-        """What arrives next of `lines`, None after the last."""
-        return next(lines, None)
 
-    def close(self, lines: Generator[list[bytes]]) -> None:
-        """No more of `lines` is wanted."""
-        lines.close()
+def _json(body: bytes) -> Any:
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return None
 
 
-class AsyncApi:
-    """The API through `anthropic.AsyncAnthropic`."""
-
-    def __init__(self, client: anthropic.AsyncAnthropic) -> None:
-        self._submitting = _submitting(client)
-        self._polling = _quiet(client)
-
-    async def create(self, requests: Sequence[Any]) -> MessageBatch:
-        return await self._submitting.messages.batches.create(requests=requests)
-
-    async def retrieve(self, batch_id: str) -> MessageBatch:
-        return await self._polling.messages.batches.retrieve(batch_id)
-
-    async def since(self, moment: datetime) -> list[MessageBatch]:
-        """Batches created at `moment` or later, the newest first."""
-        found: list[MessageBatch] = []
-        async for batch in self._polling.messages.batches.list(limit=100):
-            if batch.created_at < moment:
-                break
-            found.append(batch)
-        return found
-
-    async def date(self) -> str:
-        """What the API's clock says, as its answers' header tells; empty where none does."""
-        answer = await self._polling.messages.batches.with_raw_response.list(limit=1)
-        return answer.headers.get("date", "")
-
-    async def cancel(self, batch_id: str) -> MessageBatch:
-        return await self._polling.messages.batches.cancel(batch_id)
-
-    async def sleep(self, seconds: float) -> None:
-        await anyio.sleep(seconds)
-
-    async def count_tokens(self, requests: Sequence[Mapping[str, Any]]) -> list[int]:
-        """The input tokens of each request's parameters, some requests at a time."""
-        counts = [0] * len(requests)
-        turn = anyio.Semaphore(_AT_A_TIME)
-
-        async def count(index: int, params: Mapping[str, Any]) -> None:
-            async with turn:
-                told = await self._polling.messages.count_tokens(**params)
-                counts[index] = told.input_tokens
-
-        try:
-            async with anyio.create_task_group() as tasks:
-                for index, params in enumerate(requests):
-                    tasks.start_soon(count, index, params)
-        except ExceptionGroup as group:
-            raise group.exceptions[0] from None
-        return counts
-
-    async def notify(self, callback: Callable[[Any], Any], news: Any) -> None:
-        """Tell a callback, which may be a coroutine function."""
-        told = callback(news)
-        if inspect.isawaitable(told):
-            await told
-
-    async def run_in_thread(self, work: Callable[[], T]) -> T:
-        """Do what may take a while on a thread: the event loop must not wait."""
-        return await run_in_thread(work)
-
-    async def each(self, flow: Stream[T], take: Callable[[T], None]) -> int:
-        """Have `take` get all values of a stream; how many these were."""
-        count = 0
-        async for value in stream_async(flow):
-            take(value)
-            count += 1
-        return count
-
-    async def lines(self, batch_id: str) -> AsyncGenerator[list[bytes]]:
-        """The raw lines of the results as they arrive, the last one possibly cut."""
-        decoder = await self._polling.get(
-            _results_path(batch_id),
-            cast_to=AsyncJSONLDecoder[Any],
-            options={"headers": {"Accept": "application/binary"}, "timeout": _READ_TIMEOUT},
-            stream=True,
-        )
-        response = decoder.http_response
-        try:
-            lines = LineBuffer()
-            async for chunk in response.aiter_bytes():
-                yield lines.feed(chunk)
-            yield [lines.rest()]
-        finally:
-            await response.aclose()
-
-    async def next_of(self, lines: AsyncGenerator[list[bytes]]) -> list[bytes] | None:
-        """What arrives next of `lines`, None after the last."""
-        return await anext(lines, None)
-
-    async def close(self, lines: AsyncGenerator[list[bytes]]) -> None:
-        """No more of `lines` is wanted."""
-        await lines.aclose()
+def skew(date: str, now: datetime) -> float | None:
+    """How many seconds `now` is ahead of an HTTP date, which has whole seconds; None if unknown."""
+    try:
+        api_time = parsedate_to_datetime(date)
+    except ValueError:
+        return None
+    return (now - api_time).total_seconds()

@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
-from otel_bridge.batches.asking import ask
-from otel_bridge.batches.flows import Flow, Give, Stream
+from otel_bridge.batches.api import explained
+from otel_bridge.batches.flows import Emit, Flow, Stream, consume
 from otel_bridge.domain.batch import BatchInfo
 from otel_bridge.errors import BatchError
 
 if TYPE_CHECKING:
-    from otel_bridge.batches.api import AsyncApi, SyncApi
-    from otel_bridge.batches.base import ExecutorBase
+    from anthropic.types.messages import MessageBatch
+
+    from otel_bridge.batches.api import Api
+    from otel_bridge.batches.engine import Engine
 
 State = Literal["told", "known", "in_progress", "gone", "failed"]
 
@@ -35,60 +36,58 @@ class Backfilled:
 
 
 def backfill(
-    executor: ExecutorBase, batch_ids: Iterable[str], since: datetime | None, *, shift_times: bool
+    engine: Engine, batch_ids: Iterable[str], since: datetime | None, *, shift_times: bool
 ) -> Stream[Backfilled]:
-    """What became of each batch, those that are told of last; see `BatchExecutor.backfill`."""
-    api = executor.api
-    wanted, others = yield from _due(api, batch_ids, since, executor.recorder.is_exported)
-    yield Give(others)
-    for facts in wanted:
-        handle = executor.known(facts.id)
+    """What became of each batch, the exported ones last; see `BatchExecutor.backfill`."""
+    due, others = yield from _due(engine.api, batch_ids, since, engine.recorder.is_exported)
+    yield Emit(others)
+    for facts in due:
+        handle = engine.resolve(facts.id)
         if shift_times:
             handle.shift = _shift(facts)
         try:
-            count = yield partial(api.each, executor.collecting(handle), lambda _: None)
+            count = yield from consume(engine.collect(handle), lambda _: None)
         except BatchError as error:
-            yield Give([Backfilled(facts.id, "failed", facts.request_count, str(error))])
+            yield Emit([Backfilled(facts.id, "failed", facts.request_count, str(error))])
         else:
             missing = handle.recording.missing_results_message if handle.recording else None
-            yield Give([Backfilled(handle.id, "failed" if missing else "told", count, missing)])
+            yield Emit([Backfilled(handle.id, "failed" if missing else "told", count, missing)])
 
 
 def _due(
-    api: SyncApi | AsyncApi,
+    api: Api,
     batch_ids: Iterable[str],
     since: datetime | None,
-    known: Callable[[str], bool],
+    is_exported: Callable[[str], bool],
 ) -> Flow[tuple[list[BatchInfo], list[Backfilled]]]:
-    """Batches whose results are to be read, the oldest first, and what is known of the others.
+    """Batches whose results are to be read, the oldest first, and the states of the others.
 
     Raises BatchNotFoundError for an unknown id, BatchError when the API cannot be asked.
     """
     found = {}
     if since is not None:
-        for batch in reversed((yield from ask(lambda: api.since(since)))):
+        for batch in reversed((yield from explained(api.created_since(since)))):
             found[batch.id] = batch
     for batch_id in batch_ids:
         if batch_id not in found:
-            found[batch_id] = yield from ask(
-                partial(api.retrieve, batch_id),
-                batch_id,
-            )
-    wanted, others = [], []
+            found[batch_id] = yield from explained(api.retrieve(batch_id), batch_id)
+    due, others = [], []
     for batch in found.values():
         facts = BatchInfo.from_api(batch)
-        state = _state(batch, facts, known)
+        state = _state(batch, facts, is_exported)
         if state is None:
-            wanted.append(facts)
+            due.append(facts)
         else:
             others.append(Backfilled(facts.id, state, facts.request_count))
-    return wanted, others
+    return due, others
 
 
-def _state(batch: Any, facts: BatchInfo, known: Callable[[str], bool]) -> State | None:
+def _state(
+    batch: MessageBatch, facts: BatchInfo, is_exported: Callable[[str], bool]
+) -> State | None:
     if facts.status != "ended":
         return "in_progress"
-    if known(facts.id):
+    if is_exported(facts.id):
         return "known"
     return "gone" if batch.archived_at else None
 

@@ -17,7 +17,7 @@ from otel_bridge.domain.usage import TokenUsage
 from otel_bridge.errors import CostLimitError
 
 if TYPE_CHECKING:
-    from otel_bridge.batches.api import AsyncApi, SyncApi
+    from otel_bridge.batches.api import Api
     from otel_bridge.domain.requests import Request
 
 SAMPLE = 20
@@ -79,7 +79,7 @@ class _Sized:
 
 
 def estimate(
-    api: SyncApi | AsyncApi, requests: Sequence[Request], sample: int | None, output_tokens: int
+    api: Api, requests: Sequence[Request], sample: int | None, output_tokens: int
 ) -> Flow[Estimate]:
     """Count a sample of `sample` requests, or all for None, and price all.
 
@@ -92,14 +92,14 @@ def estimate(
     for model, group in sorted(by_model.items()):
         group.sort(key=lambda each: each.size)
         share = None if sample is None else max(1, round(sample * len(group) / len(requests)))
-        chosen = range(len(group)) if share is None else spread(len(group), share)
-        counts = yield from _counted(api, [group[index].params for index in chosen])
-        known = dict(zip(chosen, counts, strict=True))
-        ratios = [count / group[index].size for index, count in known.items()]
-        mean = sum(counts) / sum(group[index].size for index in known)
-        total.counted += len(known)
+        sampled = range(len(group)) if share is None else spread(len(group), share)
+        counts = yield from _counted(api, [group[index].params for index in sampled])
+        counted = dict(zip(sampled, counts, strict=True))
+        ratios = [count / group[index].size for index, count in counted.items()]
+        mean = sum(counts) / sum(group[index].size for index in counted)
+        total.counted += len(counted)
         for index, each in enumerate(group):
-            exact = known.get(index)
+            exact = counted.get(index)
             low, middle, high = (
                 (exact,) * 3
                 if exact is not None
@@ -137,7 +137,7 @@ class _Sum:
         self._cost_high += dearest.total_cost
 
     def estimate(self, requests: int) -> Estimate:
-        known = not self._unpriced
+        priced = not self._unpriced
         return Estimate(
             requests,
             self.counted,
@@ -146,34 +146,31 @@ class _Sum:
             self._high,
             self._output_low,
             self._output_high,
-            self._cost_low if known else None,
-            self._cost_high if known else None,
+            self._cost_low if priced else None,
+            self._cost_high if priced else None,
             tuple(sorted(self._unpriced)),
         )
 
 
-def spread(count: int, chosen: int) -> list[int]:
-    """At most `chosen` of the indices below `count`, evenly, with both ends."""
-    if chosen >= count:
+def spread(count: int, most: int) -> list[int]:
+    """At most `most` of the indices below `count`, evenly, with both ends."""
+    if most >= count:
         return list(range(count))
-    if chosen == 1:
+    if most == 1:
         return [count - 1]
-    return sorted({round(step * (count - 1) / (chosen - 1)) for step in range(chosen)})
+    return sorted({round(step * (count - 1) / (most - 1)) for step in range(most)})
 
 
-def _counted(api: SyncApi | AsyncApi, params: Sequence[Mapping[str, Any]]) -> Flow[list[int]]:
-    known = MessageCountTokensParams.__annotations__.keys()
-    asked = [{name: each[name] for name in each if name in known} for each in params]
+def _counted(api: Api, params: Sequence[Mapping[str, Any]]) -> Flow[list[int]]:
+    countable = MessageCountTokensParams.__annotations__.keys()
+    asked = [{name: each[name] for name in each if name in countable} for each in params]
     try:
-        counts: list[int] = yield lambda: api.count_tokens(asked)
+        return (yield from api.count_tokens(asked))
     except CALL_FAULTS as error:
         raise failure(error, "tokens cannot be counted") from error
-    return counts
 
 
-def hold_to(
-    max_cost: float | None, api: SyncApi | AsyncApi, requests: Sequence[Request]
-) -> Flow[None]:
+def enforce_max_cost(max_cost: float | None, api: Api, requests: Sequence[Request]) -> Flow[None]:
     """Raise CostLimitError where requests may cost more than `max_cost` USD; None for no bound."""
     if max_cost is None:
         return

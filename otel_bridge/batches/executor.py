@@ -5,22 +5,28 @@ from __future__ import annotations
 import inspect
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import anthropic
 from typing_extensions import TypeVar
 
-from otel_bridge.batches import asking, estimating
-from otel_bridge.batches.api import AsyncApi, SyncApi
-from otel_bridge.batches.backfilling import Backfilled, backfill
-from otel_bridge.batches.base import AsyncProgress, ExecutorBase, Progress
+from otel_bridge.batches import backfilling, estimating, structured
+from otel_bridge.batches.api import Api, describe, describe_since
+from otel_bridge.batches.api import cancel as cancel_batch
+from otel_bridge.batches.backfilling import Backfilled
+from otel_bridge.batches.engine import AsyncProgress, Engine, Progress
 from otel_bridge.batches.estimating import SAMPLE, Estimate
 from otel_bridge.batches.faults import CLIENT_FAULTS, no_client
-from otel_bridge.batches.flows import drive, drive_async, stream, stream_async
-from otel_bridge.batches.handle import BatchHandle
+from otel_bridge.batches.flows import AsyncIo, SyncIo, drive, drive_async, stream, stream_async
+from otel_bridge.batches.handles import BatchHandle
 from otel_bridge.batches.results import BatchResult, BatchResults
-from otel_bridge.batches.run import AsyncBatchRun, BatchRun
-from otel_bridge.batches.structured import Method, Plan, StructuredRequest, StructuredResults
+from otel_bridge.batches.run import AsyncBatchRun, BatchRun, Run, run_all
+from otel_bridge.batches.structured import (
+    Plan,
+    StructuredMethod,
+    StructuredRequest,
+    StructuredResults,
+)
 from otel_bridge.domain.batch import BatchInfo
 from otel_bridge.domain.requests import Request, validate_requests
 from otel_bridge.errors import ConfigurationError
@@ -35,12 +41,12 @@ T = TypeVar("T", default=Any)
 ClientT = TypeVar("ClientT")
 
 
-class BatchExecutor(ExecutorBase):
+class BatchExecutor:
     """Runs Message Batches and records them.
 
     `client` is `anthropic.Anthropic()` from the environment by default. Providers are the global
     ones by default. `on_progress` gets the batch each time the API describes it: its `status`,
-    `elapsed`, `expires_at` and `counts`.
+    `elapsed`, `expires_at` and `counts`. It is a context manager, which closes it.
 
     Raises ConfigurationError when there is no client and no key for one, or `on_progress` is
     asynchronous.
@@ -59,8 +65,23 @@ class BatchExecutor(ExecutorBase):
             raise ConfigurationError(
                 "on_progress is asynchronous, which nothing awaits here; use AsyncBatchExecutor"
             )
-        super().__init__(tracer_provider, meter_provider, settings, on_progress)
-        self.api = SyncApi(client or _client(anthropic.Anthropic))
+        api = Api(client or _client(anthropic.Anthropic), SyncIo(), own_client=client is None)
+        self._engine = Engine(api, tracer_provider, meter_provider, settings, on_progress)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the executor, and its client if it made that itself; it may be called again.
+
+        Batches go on: whoever submits the same requests with `resume` goes on with those that
+        were not collected. A client that was passed in and the providers stay as they are. Any
+        later call that asks the API raises BatchError.
+        """
+        drive(self._engine.close())
 
     def submit(
         self, requests: Iterable[Request], *, resume: bool = False, new: bool = False
@@ -77,7 +98,7 @@ class BatchExecutor(ExecutorBase):
         BatchError when the API refuses, SubmissionAmbiguousError when it cannot be known whether
         a batch was created, and PartialSubmissionError when some batches of several were.
         """
-        return drive(self.submission(validate_requests(requests), resume=resume, new=new))
+        return drive(self._engine.submit(validate_requests(requests), resume=resume, new=new))
 
     def collect(self, batch: BatchHandle | str) -> Iterator[BatchResult]:
         """Wait for the batch and stream its results; telemetry is complete at the end.
@@ -87,21 +108,21 @@ class BatchExecutor(ExecutorBase):
 
         Raises BatchNotFoundError for an unknown id, BatchError when it cannot be read.
         """
-        return stream(self.collecting(batch))
+        return stream(self._engine.collect(batch))
 
     def start(self, requests: Iterable[Request], *, new: bool = False) -> BatchRun:
         """Submit with `resume`; iterate over what it returns to collect. Raises as `submit`.
 
-        Where only some of several batches could be created, these are collected, and `lack`
-        tells what is in none or may be in one.
+        Where only some of several batches could be created, these are collected, and
+        `submission_error` names the requests that are in none or may be in one.
         """
-        run = BatchRun(self, validate_requests(requests))
+        run = Run(self._engine, validate_requests(requests))
         drive(run.begin(new=new))
-        return run
+        return BatchRun(run)
 
     def run(self, requests: Iterable[Request], *, new: bool = False) -> BatchResults:
         """Submit, wait, collect, and try again what may be; see `start`."""
-        return drive(self.whole(validate_requests(requests), new=new))
+        return drive(run_all(self._engine, validate_requests(requests), new=new))
 
     def run_structured(
         self,
@@ -111,7 +132,7 @@ class BatchExecutor(ExecutorBase):
         model: str,
         max_tokens: int,
         system_prompt: str | None = None,
-        method: Method = "native",
+        method: StructuredMethod = "native",
         **params: Any,
     ) -> StructuredResults[T]:
         """Run requests whose answers conform to a schema, under a span of their own.
@@ -124,7 +145,8 @@ class BatchExecutor(ExecutorBase):
         Every request has a result; one without a value says why. Raises what `run` raises.
         """
         params |= {"model": model, "max_tokens": max_tokens}
-        return drive(self.structured(Plan(schema, requests, params, system_prompt, method)))
+        plan = Plan(schema, requests, params, system_prompt, method)
+        return drive(structured.run_structured(self._engine, plan))
 
     def estimate(
         self, requests: Iterable[Request], *, sample: int | None = SAMPLE, output_tokens: int = 0
@@ -136,7 +158,7 @@ class BatchExecutor(ExecutorBase):
         does not count.
         """
         checked = validate_requests(requests)
-        return drive(estimating.estimate(self.api, checked, sample, output_tokens))
+        return drive(estimating.estimate(self._engine.api, checked, sample, output_tokens))
 
     def backfill(
         self,
@@ -145,37 +167,37 @@ class BatchExecutor(ExecutorBase):
         since: datetime | None = None,
         shift_times: bool = False,
     ) -> Iterator[Backfilled]:
-        """Tell of batches that ran without the bridge, by id or created at `since` or later.
+        """Export batches that ran without the bridge, by id or created at `since` or later.
 
         Spans and runs have the times at which the batches ran, or, with `shift_times`, whole
         days later within the last day, and the original times as attributes. Batches that were
-        told before are left alone. Raises what `describe` and `since` raise.
+        exported before are left alone. Raises what `describe` and `since` raise.
         """
-        return stream(backfill(self, batch_ids, since, shift_times=shift_times))
+        return stream(backfilling.backfill(self._engine, batch_ids, since, shift_times=shift_times))
 
     def describe(self, batch_id: str) -> BatchInfo:
-        """A batch's state, times and counts as the API tells them now.
+        """A batch's state, times and counts as the API has them now.
 
         Raises BatchNotFoundError for an unknown id, BatchError when it cannot be read.
         """
-        return drive(asking.describe(self.api, batch_id))
+        return drive(describe(self._engine.api, batch_id))
 
     def since(self, moment: datetime) -> list[BatchInfo]:
         """The workspace's batches created at `moment` or later, the newest first.
 
         Raises BatchError when the list cannot be read.
         """
-        return drive(asking.since(self.api, moment))
+        return drive(describe_since(self._engine.api, moment))
 
     def cancel(self, batch_id: str) -> BatchInfo:
         """Have the API cancel a batch; requests that are done stay done, and billed.
 
         Raises BatchNotFoundError for an unknown id, BatchError when the API refuses.
         """
-        return drive(asking.cancel(self.api, batch_id))
+        return drive(cancel_batch(self._engine.api, batch_id))
 
 
-class AsyncBatchExecutor(ExecutorBase):
+class AsyncBatchExecutor:
     """The async twin of BatchExecutor, over `anthropic.AsyncAnthropic`, on asyncio or trio.
 
     `on_progress` may be a coroutine function.
@@ -190,29 +212,39 @@ class AsyncBatchExecutor(ExecutorBase):
         settings: Settings | None = None,
         on_progress: AsyncProgress | None = None,
     ) -> None:
-        super().__init__(tracer_provider, meter_provider, settings, on_progress)
-        self.api = AsyncApi(client or _client(anthropic.AsyncAnthropic))
+        api = Api(client or _client(anthropic.AsyncAnthropic), AsyncIo(), own_client=client is None)
+        self._engine = Engine(api, tracer_provider, meter_provider, settings, on_progress)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """See BatchExecutor.close."""
+        await drive_async(self._engine.close())
 
     async def submit(
         self, requests: Iterable[Request], *, resume: bool = False, new: bool = False
     ) -> list[BatchHandle]:
         """See BatchExecutor.submit."""
         checked = validate_requests(requests)
-        return await drive_async(self.submission(checked, resume=resume, new=new))
+        return await drive_async(self._engine.submit(checked, resume=resume, new=new))
 
     def collect(self, batch: BatchHandle | str) -> AsyncIterator[BatchResult]:
         """See BatchExecutor.collect."""
-        return stream_async(self.collecting(batch))
+        return stream_async(self._engine.collect(batch))
 
     async def start(self, requests: Iterable[Request], *, new: bool = False) -> AsyncBatchRun:
         """See BatchExecutor.start."""
-        run = AsyncBatchRun(self, validate_requests(requests))
+        run = Run(self._engine, validate_requests(requests))
         await drive_async(run.begin(new=new))
-        return run
+        return AsyncBatchRun(run)
 
     async def run(self, requests: Iterable[Request], *, new: bool = False) -> BatchResults:
         """See BatchExecutor.run."""
-        return await drive_async(self.whole(validate_requests(requests), new=new))
+        return await drive_async(run_all(self._engine, validate_requests(requests), new=new))
 
     async def run_structured(
         self,
@@ -222,20 +254,22 @@ class AsyncBatchExecutor(ExecutorBase):
         model: str,
         max_tokens: int,
         system_prompt: str | None = None,
-        method: Method = "native",
+        method: StructuredMethod = "native",
         **params: Any,
     ) -> StructuredResults[T]:
         """See BatchExecutor.run_structured."""
         params |= {"model": model, "max_tokens": max_tokens}
         plan = Plan(schema, requests, params, system_prompt, method)
-        return await drive_async(self.structured(plan))
+        return await drive_async(structured.run_structured(self._engine, plan))
 
     async def estimate(
         self, requests: Iterable[Request], *, sample: int | None = SAMPLE, output_tokens: int = 0
     ) -> Estimate:
         """See BatchExecutor.estimate."""
         checked = validate_requests(requests)
-        return await drive_async(estimating.estimate(self.api, checked, sample, output_tokens))
+        return await drive_async(
+            estimating.estimate(self._engine.api, checked, sample, output_tokens)
+        )
 
     def backfill(
         self,
@@ -245,19 +279,26 @@ class AsyncBatchExecutor(ExecutorBase):
         shift_times: bool = False,
     ) -> AsyncIterator[Backfilled]:
         """See BatchExecutor.backfill."""
-        return stream_async(backfill(self, batch_ids, since, shift_times=shift_times))
+        return stream_async(
+            backfilling.backfill(self._engine, batch_ids, since, shift_times=shift_times)
+        )
 
     async def describe(self, batch_id: str) -> BatchInfo:
         """See BatchExecutor.describe."""
-        return await drive_async(asking.describe(self.api, batch_id))
+        return await drive_async(describe(self._engine.api, batch_id))
 
     async def since(self, moment: datetime) -> list[BatchInfo]:
         """See BatchExecutor.since."""
-        return await drive_async(asking.since(self.api, moment))
+        return await drive_async(describe_since(self._engine.api, moment))
 
     async def cancel(self, batch_id: str) -> BatchInfo:
         """See BatchExecutor.cancel."""
-        return await drive_async(asking.cancel(self.api, batch_id))
+        return await drive_async(cancel_batch(self._engine.api, batch_id))
+
+
+def engine_of(executor: BatchExecutor | AsyncBatchExecutor) -> Engine:
+    """The inside of an executor, for this package's commands and its tests."""
+    return executor._engine  # noqa: SLF001 - the one door
 
 
 def _client(make: Callable[[], ClientT]) -> ClientT:

@@ -1,8 +1,7 @@
 """Finding the batch of a submission whose answer was lost, and no stranger's.
 
-The API's list tells of a batch when it was created and how many requests it has, and nothing of
-their custom ids. These show in its results: until a batch has ended, it can only be taken for ours
-on condition that its results turn out to be.
+The API's list says when a batch was created and how many requests it has, but not their custom
+ids. These show in its results. Until a batch has ended, a match by time and size is tentative.
 """
 
 from __future__ import annotations
@@ -12,21 +11,22 @@ import logging
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import anthropic
 import orjson
 
 from otel_bridge._core.json import as_object, as_text
+from otel_bridge.batches.api import skew
 from otel_bridge.batches.faults import READ_FAULTS, describe
 from otel_bridge.batches.flows import Flow
-from otel_bridge.batches.probing import skew
 from otel_bridge.domain.batch import BatchInfo
 from otel_bridge.errors import SubmissionAmbiguousError
 
 if TYPE_CHECKING:
-    from otel_bridge.batches.api import AsyncApi, SyncApi
+    from anthropic.types.messages import MessageBatch
+
+    from otel_bridge.batches.api import Api
     from otel_bridge.domain.requests import Request
     from otel_bridge.journal import Journal, Submission
 
@@ -38,32 +38,33 @@ _UNKNOWN_SKEW = timedelta(minutes=5)
 _FRESH_SECONDS = 60.0
 _CANCELING_SECONDS = 2.0
 
-known_here: set[str] = set()
-"""Batches that surely are of this process; with no journal, all that is known of any."""
+confirmed_batch_ids: set[str] = set()
+"""Batches that this process surely created; without a journal nothing else says so."""
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A batch for a submission; one that was `adopted` may still prove to be a stranger's.
+    """A batch for a submission.
 
-    One that the journal `knew` was recorded as submitted by whoever created it.
+    It is `tentative` when the match is by time and size only: its results may still prove to be a
+    stranger's. It is `already_recorded` as submitted when the journal had its id.
     """
 
-    batch: Any
-    adopted: bool = False
-    knew: bool = False
+    batch: MessageBatch
+    tentative: bool = False
+    already_recorded: bool = False
 
 
 def created_earlier(
-    api: SyncApi | AsyncApi, journal: Journal, part: Submission, requests: Sequence[Request]
+    api: Api, journal: Journal, submission: Submission, requests: Sequence[Request]
 ) -> Flow[Found | None]:
-    """The batch that was created earlier for a part, None when there is none that can serve."""
-    if part.batch_id is not None:
-        found = yield from _go_on(api, part, part.batch_id)
+    """The batch that an earlier submission created, None when there is none that can serve."""
+    if submission.batch_id is not None:
+        found = yield from _resume(api, submission, submission.batch_id)
         if found is None:
-            journal.unbind_batch(part.id)
+            journal.unbind_batch(submission.id)
         return found
-    made = datetime.fromtimestamp(part.started_at, UTC)
+    made = datetime.fromtimestamp(submission.started_at, UTC)
     reason = f"these requests were about to be submitted at {made:%H:%M:%S} UTC"
     found = yield from find(api, journal, requests, made, reason)
     if found is not None:
@@ -76,7 +77,7 @@ def created_earlier(
 
 
 def reconcile(
-    api: SyncApi | AsyncApi,
+    api: Api,
     journal: Journal,
     requests: Sequence[Request],
     started: datetime,
@@ -96,7 +97,7 @@ def reconcile(
 
 
 def find(
-    api: SyncApi | AsyncApi,
+    api: Api,
     journal: Journal,
     requests: Sequence[Request],
     since: datetime,
@@ -108,7 +109,7 @@ def find(
     found: list[Found] | None = None
     fault = ""
     for pause in _LOOKS if fresh else _LOOKS[:1]:
-        yield partial(api.sleep, pause)
+        yield from api.io.sleep(pause)
         try:
             found = yield from _candidates(api, journal, custom_ids, since)
         except Exception as error:  # noqa: BLE001 - what is not known stays so, whatever the fault
@@ -140,49 +141,49 @@ def _again(journal: Journal) -> str:
 
 
 def _candidates(
-    api: SyncApi | AsyncApi, journal: Journal, custom_ids: Collection[str], since: datetime
+    api: Api, journal: Journal, custom_ids: Collection[str], since: datetime
 ) -> Flow[list[Found]]:
     """Batches that fit: those whose results are ours, else those that have none yet."""
-    ahead = skew((yield api.date), datetime.now(UTC))
+    ahead = skew((yield from api.date()), datetime.now(UTC))
     slack = _UNKNOWN_SKEW if ahead is None else timedelta(seconds=ahead) + _SKEW
     earliest = since - slack
     ours, unsure = [], []
-    for batch in (yield lambda: api.since(earliest)):
+    for batch in (yield from api.created_since(earliest)):
         facts = BatchInfo.from_api(batch)
-        submission = journal.get(batch.id)
-        # One that is only taken for another's may yet prove to be ours.
-        known = batch.id in known_here or (submission is not None and not submission.tentative)
-        if known or facts.request_count != len(custom_ids):
+        recorded = journal.get(batch.id)
+        # A tentative batch of another submission may yet prove to be ours.
+        taken = batch.id in confirmed_batch_ids or (recorded is not None and not recorded.tentative)
+        if taken or facts.request_count != len(custom_ids):
             continue
         if facts.status != "ended":
-            unsure.append(Found(batch, adopted=True))
+            unsure.append(Found(batch, tentative=True))
             continue
         try:
             if (yield from belongs(api, batch.id, custom_ids)):
                 ours.append(Found(batch))
         except READ_FAULTS:
             if batch.archived_at is None:
-                unsure.append(Found(batch, adopted=True))
+                unsure.append(Found(batch, tentative=True))
     return ours or unsure
 
 
-def belongs(api: SyncApi | AsyncApi, batch_id: str, custom_ids: Collection[str]) -> Flow[bool]:
+def belongs(api: Api, batch_id: str, custom_ids: Collection[str]) -> Flow[bool]:
     """Whether the batch has results, and of these requests alone."""
     found = False
-    lines: Any = api.lines(batch_id)
+    lines = api.results(batch_id)
     try:
-        while (arrived := (yield lambda: api.next_of(lines))) is not None:
+        while (arrived := (yield from lines.next())) is not None:
             for custom_id in _custom_ids(arrived):
                 if custom_id not in custom_ids:
                     return False
                 found = True
     finally:
-        yield lambda: api.close(lines)
+        yield from lines.close()
     return found
 
 
 def _custom_ids(lines: Iterable[bytes]) -> Iterator[str]:
-    """Whose results whole lines are."""
+    """The custom ids of result lines, but for those that are cut."""
     for line in lines:
         with contextlib.suppress(orjson.JSONDecodeError):
             custom_id = as_text(as_object(orjson.loads(line)).get("custom_id"))
@@ -190,12 +191,12 @@ def _custom_ids(lines: Iterable[bytes]) -> Iterator[str]:
                 yield custom_id
 
 
-def _go_on(api: SyncApi | AsyncApi, part: Submission, batch_id: str) -> Flow[Found | None]:
-    """The batch that a part has already, None where its results cannot be had any more."""
+def _resume(api: Api, submission: Submission, batch_id: str) -> Flow[Found | None]:
+    """The batch that a submission has already, None where its results are gone."""
     try:
         batch = yield from _retrieve(api, batch_id)
         while batch is not None and batch.processing_status == "canceling":
-            yield lambda: api.sleep(_CANCELING_SECONDS)
+            yield from api.io.sleep(_CANCELING_SECONDS)
             batch = yield from _retrieve(api, batch_id)
     except Exception as error:
         raise SubmissionAmbiguousError(
@@ -203,26 +204,26 @@ def _go_on(api: SyncApi | AsyncApi, part: Submission, batch_id: str) -> Flow[Fou
             f"{describe(error)}; run the same again to go on with it"
         ) from error
     lost = "was deleted" if batch is None else _lost(batch)
-    if lost:
+    if batch is None or lost:
         logger.warning("Batch %s of these requests %s; submitting them anew", batch_id, lost)
         return None
     logger.warning("These requests are in batch %s already; going on with it", batch_id)
-    return Found(batch, part.tentative, knew=True)
+    return Found(batch, submission.tentative, already_recorded=True)
 
 
-def _retrieve(api: SyncApi | AsyncApi, batch_id: str) -> Flow[Any]:
+def _retrieve(api: Api, batch_id: str) -> Flow[MessageBatch | None]:
     for pause in _LOOKS[:2]:  # a 404 right after the creation is reported to pass
         try:
-            return (yield lambda: api.retrieve(batch_id))
+            return (yield from api.retrieve(batch_id))
         except anthropic.NotFoundError:
-            yield partial(api.sleep, pause)
+            yield from api.io.sleep(pause)
     try:
-        return (yield lambda: api.retrieve(batch_id))
+        return (yield from api.retrieve(batch_id))
     except anthropic.NotFoundError:
         return None
 
 
-def _lost(batch: Any) -> str | None:
+def _lost(batch: MessageBatch) -> str | None:
     facts = BatchInfo.from_api(batch)
     if batch.archived_at is not None:
         return "was archived and its results are gone"
@@ -232,4 +233,4 @@ def _lost(batch: Any) -> str | None:
 
 
 def _proviso(found: Found) -> str:
-    return " unless its results prove to be others'" if found.adopted else ""
+    return " unless its results prove to be others'" if found.tentative else ""

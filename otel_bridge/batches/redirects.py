@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import anthropic
 
 if TYPE_CHECKING:
     from anthropic import APIResponse, AsyncAPIResponse
 
-ClientT = TypeVar("ClientT", anthropic.Anthropic, anthropic.AsyncAnthropic)
+Client = anthropic.Anthropic | anthropic.AsyncAnthropic
 
 
 class NoRedirects(anthropic.Middleware):
@@ -32,6 +32,6 @@ class NoRedirects(anthropic.Middleware):
         return await call_next(request)
 
 
-def without_redirects(client: ClientT) -> ClientT:
+def without_redirects(client: Client) -> Client:
     """Copy a client; the copy follows no redirect, and shares the connections of the first."""
     return client.with_options(middleware=[*client.middleware, NoRedirects()])

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cached_property
-from typing import Any, TypeVar
+from dataclasses import asdict
+from functools import cached_property, reduce
+from operator import add
+from typing import Any, Protocol, TypeVar
 
 from anthropic.types import ErrorResponse, Message
 from anthropic.types.messages import MessageBatchIndividualResponse
 
-from otel_bridge._core.json import as_object, as_text
+from otel_bridge._core.json import as_object, as_objects, as_text
 from otel_bridge.domain.batch import ERRORED, OUTCOMES, UNKNOWN
 from otel_bridge.domain.outcome import ResultOutcome
 from otel_bridge.domain.pricing import Cost
@@ -26,7 +30,10 @@ class BatchResult:
         self._line = line
 
     def __repr__(self) -> str:
-        return f"BatchResult(custom_id={self.custom_id!r}, type={self.type!r})"
+        return (
+            f"BatchResult(custom_id={self.custom_id!r}, type={self.type!r}, "
+            f"{_figures(self.usage, self.cost)})"
+        )
 
     @property
     def custom_id(self) -> str:
@@ -95,11 +102,19 @@ class BatchResult:
         return as_object(self._line.get("result"))
 
 
-R = TypeVar("R")
+class _Billed(Protocol):
+    @property
+    def usage(self) -> TokenUsage: ...
+
+    @property
+    def cost(self) -> Cost | None: ...
 
 
-class ById(Mapping[str, R]):
-    """Results of a run by custom id."""
+R = TypeVar("R", bound=_Billed)
+
+
+class ResultMapping(Mapping[str, R]):
+    """Results of a run by custom id, and what they come to."""
 
     def __init__(self, results: Mapping[str, R], batch_ids: tuple[str, ...]) -> None:
         self._results = results
@@ -114,8 +129,30 @@ class ById(Mapping[str, R]):
     def __len__(self) -> int:
         return len(self._results)
 
+    def __repr__(self) -> str:
+        outcomes = "".join(f", {count} {kind}" for kind, count in self.outcomes.items())
+        figures = _figures(self.usage, self.cost)
+        return f"{type(self).__name__}({len(self)} results{outcomes}, {figures})"
 
-class BatchResults(ById[BatchResult]):
+    @property
+    def usage(self) -> TokenUsage:
+        """Tokens of all requests."""
+        return reduce(add, (each.usage for each in self.values()), TokenUsage())
+
+    @property
+    def cost(self) -> Cost | None:
+        """Cost of all requests in USD, None when one has no known price."""
+        costs = [each.cost for each in self.values()]
+        priced = [cost for cost in costs if cost is not None]
+        return reduce(add, priced, Cost()) if len(priced) == len(costs) else None
+
+    @property
+    @abstractmethod
+    def outcomes(self) -> dict[str, int]:
+        """Number of requests by outcome."""
+
+
+class BatchResults(ResultMapping[BatchResult]):
     """All results of a run by custom id."""
 
     def __init__(
@@ -129,6 +166,19 @@ class BatchResults(ById[BatchResult]):
         """Requests that are in no batch, since a later one of several could not be created."""
 
     @property
+    def outcomes(self) -> dict[str, int]:
+        """Number of requests by the type of their result."""
+        return dict(Counter(each.type for each in self.values()))
+
+    def to_dicts(self) -> list[dict[str, Any]]:
+        """One flat, JSON-ready dict for each result, for instance for `pandas.DataFrame`.
+
+        Its keys are `custom_id`, `type`, `error_type`, `model`, `stop_reason`, `text`, the fields
+        of TokenUsage and `cost_usd`. What a result does not have is None.
+        """
+        return [flat(each) for each in self.values()]
+
+    @property
     def succeeded(self) -> dict[str, BatchResult]:
         """The results that have a message."""
         return {key: result for key, result in self.items() if result.succeeded}
@@ -137,3 +187,28 @@ class BatchResults(ById[BatchResult]):
     def failed(self) -> dict[str, BatchResult]:
         """The results that have none."""
         return {key: result for key, result in self.items() if not result.succeeded}
+
+
+def flat(result: BatchResult) -> dict[str, Any]:
+    """A result as one row of a table; see `BatchResults.to_dicts`."""
+    message = result.to_dict()["result"]["message"] if result.succeeded else {}
+    texts = [
+        as_text(block.get("text")) or ""
+        for block in as_objects(message.get("content"))
+        if block.get("type") == "text"
+    ]
+    return {
+        "custom_id": result.custom_id,
+        "type": result.type,
+        "error_type": result.error_type,
+        "model": as_text(message.get("model")),
+        "stop_reason": as_text(message.get("stop_reason")),
+        "text": "".join(texts) if message else None,
+        **asdict(result.usage),
+        "cost_usd": result.cost.total_cost if result.cost is not None else None,
+    }
+
+
+def _figures(usage: TokenUsage, cost: Cost | None) -> str:
+    money = "price unknown" if cost is None else f"${cost.total_cost:,.6f}"
+    return f"{usage.total_input_tokens:,} in, {usage.output_tokens:,} out, {money}"

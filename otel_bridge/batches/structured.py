@@ -5,24 +5,28 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import reduce
-from operator import add
-from typing import Any, Generic, Literal, TypeVar, cast
+from functools import partial
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast
 
 import orjson
 
 from otel_bridge._core.json import as_object, as_objects, as_text
-from otel_bridge.batches.results import BatchResult, BatchResults, ById
+from otel_bridge.batches.flows import Flow
+from otel_bridge.batches.results import BatchResult, BatchResults, ResultMapping
+from otel_bridge.batches.run import run_all
 from otel_bridge.batches.schemas import schema_of
 from otel_bridge.domain.batch import ERRORED
 from otel_bridge.domain.pricing import Cost
 from otel_bridge.domain.requests import Request, models_of, validate_requests
 from otel_bridge.domain.usage import TokenUsage
 from otel_bridge.errors import RequestsError
-from otel_bridge.telemetry import VALID
+from otel_bridge.telemetry import VALID, Structured, structured_span
+
+if TYPE_CHECKING:
+    from otel_bridge.batches.engine import Engine
 
 T = TypeVar("T")
-Method = Literal["native", "tool"]
+StructuredMethod = Literal["native", "tool"]
 
 _TOOL_NAME = "answer"
 _CUT = ("max_tokens", "model_context_window_exceeded")
@@ -74,7 +78,7 @@ class StructuredResult(Generic[T]):
         return self.result.cost if self.result else Cost()
 
 
-class StructuredResults(ById[StructuredResult[T]]):
+class StructuredResults(ResultMapping[StructuredResult[T]]):
     """All results by custom id, each request with one."""
 
     @property
@@ -88,21 +92,9 @@ class StructuredResults(ById[StructuredResult[T]]):
         return {key: each for key, each in self.items() if each.error is not None}
 
     @property
-    def usage(self) -> TokenUsage:
-        """Tokens of all requests."""
-        return reduce(add, (each.usage for each in self.values()), TokenUsage())
-
-    @property
-    def cost(self) -> Cost | None:
-        """Cost of all requests in USD, None when one has no known price."""
-        costs = [each.cost for each in self.values()]
-        known = [cost for cost in costs if cost is not None]
-        return reduce(add, known, Cost()) if len(known) == len(costs) else None
-
-    @property
-    def outcomes(self) -> Mapping[str, int]:
+    def outcomes(self) -> dict[str, int]:
         """Number of requests by `valid` or the kind of their failure."""
-        return Counter(each.error.kind if each.error else VALID for each in self.values())
+        return dict(Counter(each.error.kind if each.error else VALID for each in self.values()))
 
 
 class Plan(Generic[T]):
@@ -118,7 +110,7 @@ class Plan(Generic[T]):
         requests: Iterable[StructuredRequest | Request],
         params: Mapping[str, Any],
         system_prompt: str | None,
-        method: Method,
+        method: StructuredMethod,
     ) -> None:
         if method not in ("native", "tool"):
             raise RequestsError(f"method={method!r} cannot be used; use 'native' or 'tool'")
@@ -129,7 +121,7 @@ class Plan(Generic[T]):
         self._schema_sent = own.native if method == "native" else own.tool_input
         self._params = params
         self._system_prompt = system_prompt
-        self.requests = validate_requests(self._whole(each) for each in requests)
+        self.requests = validate_requests(self._complete(each) for each in requests)
         self.models = models_of(self.requests)
 
     @staticmethod
@@ -140,7 +132,7 @@ class Plan(Generic[T]):
             name += "_"
         return name
 
-    def _whole(self, request: StructuredRequest | Request) -> Any:
+    def _complete(self, request: StructuredRequest | Request) -> Any:
         if isinstance(request, StructuredRequest):
             custom_id: Any = request.custom_id
             own: dict[str, Any] = {"messages": [{"role": "user", "content": request.user_prompt}]}
@@ -151,9 +143,12 @@ class Plan(Generic[T]):
         else:
             return request  # what is wrong with it is said where all requests are checked
         default = {} if self._system_prompt is None else {"system": self._system_prompt}
-        return {"custom_id": custom_id, "params": self._asking({**default, **self._params, **own})}
+        return {
+            "custom_id": custom_id,
+            "params": self._with_schema({**default, **self._params, **own}),
+        }
 
-    def _asking(self, params: dict[str, Any]) -> dict[str, Any]:
+    def _with_schema(self, params: dict[str, Any]) -> dict[str, Any]:
         if self._tool is None:
             output = {"type": "json_schema", "schema": self._schema_sent}
             config = params.get("output_config") or {}
@@ -180,8 +175,8 @@ class Plan(Generic[T]):
 
     def _validate(self, custom_id: str, result: BatchResult | None) -> StructuredResult[T]:
         if result is None:
-            lack = Failure("missing", "the API gave no result for it, or it is in no batch")
-            return StructuredResult(custom_id, None, lack, None)
+            missing = Failure("missing", "the API gave no result for it, or it is in no batch")
+            return StructuredResult(custom_id, None, missing, None)
         failure = _failure(result)
         value = None
         if failure is None:
@@ -190,8 +185,8 @@ class Plan(Generic[T]):
             except ValueError as error:
                 failure = Failure("schema_violation", str(error))
             except Exception as error:  # noqa: BLE001 - a validator's fault must lose no result
-                told = f"validating it raised {type(error).__name__}: {error}"
-                failure = Failure("schema_violation", told)
+                message = f"validating it raised {type(error).__name__}: {error}"
+                failure = Failure("schema_violation", message)
         return StructuredResult(custom_id, value, failure, result)
 
     def _answer(self, result: BatchResult) -> str | bytes:
@@ -210,13 +205,13 @@ def _failure(result: BatchResult) -> Failure | None:
     """Why there is no answer to validate, None when there is one."""
     if not result.succeeded:
         if result.type == ERRORED:
-            said_by_api = (result.error_type, result.error_message)
-            return Failure(ERRORED, ": ".join(filter(None, said_by_api)))
-        said = {
+            error = (result.error_type, result.error_message)
+            return Failure(ERRORED, ": ".join(filter(None, error)))
+        messages = {
             "expired": "the batch expired before the request was sent to a model",
             "canceled": "the batch was canceled before the request was sent to a model",
         }
-        message = said.get(result.type)
+        message = messages.get(result.type)
         if message is None:
             return Failure("unknown", f"the API gave a result of type {result.type!r}")
         return Failure(result.type, message)
@@ -229,3 +224,13 @@ def _failure(result: BatchResult) -> Failure | None:
         tokens = result.usage.output_tokens
         return Failure("truncated", f"the answer was cut after {tokens} tokens ({stop})")
     return None
+
+
+def run_structured(engine: Engine, plan: Plan[T]) -> Flow[StructuredResults[T]]:
+    """Run a plan's requests under a span of their own, and validate their answers."""
+    requests = plan.requests
+    with structured_span(engine.recorder, plan.schema_name, plan.models, len(requests)) as tell:
+        results = yield from run_all(engine, requests, new=False)
+        validated = yield from engine.api.io.run_in_thread(partial(plan.validated, results))
+        tell(Structured(validated.batch_ids, validated.outcomes, validated.usage, validated.cost))
+        return validated

@@ -1,7 +1,4 @@
-"""Creating batches, never twice: a submission is recorded before the call that creates its batch.
-
-After a lost answer, the API's list tells whether there is a batch.
-"""
+"""Creating batches, never twice: an intent is noted first, and a lost answer is looked up."""
 
 from __future__ import annotations
 
@@ -11,7 +8,6 @@ import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
@@ -19,178 +15,187 @@ import anthropic
 
 from otel_bridge.batches.faults import describe, misconfigured, refused, unreached
 from otel_bridge.batches.flows import Flow
-from otel_bridge.batches.reconciling import Found, created_earlier, known_here, reconcile
+from otel_bridge.batches.reconciling import Found, confirmed_batch_ids, created_earlier, reconcile
 from otel_bridge.domain.messages import dumps
 from otel_bridge.domain.requests import Request, models_of
-from otel_bridge.errors import BatchError, PartialSubmissionError, SubmissionAmbiguousError
+from otel_bridge.errors import (
+    BatchError,
+    BridgeError,
+    PartialSubmissionError,
+    SubmissionAmbiguousError,
+)
 from otel_bridge.journal import Journal, PlannedBatch, Submission
 
 if TYPE_CHECKING:
-    from otel_bridge.batches.api import AsyncApi, SyncApi
-    from otel_bridge.batches.handle import BatchHandle
+    from otel_bridge.batches.api import Api
+    from otel_bridge.batches.handles import BatchHandle
 
 logger = logging.getLogger(__name__)
 
 _BUSY = (429, 529)
 _ATTEMPTS = 6
 
-Created = Callable[[Found, Sequence[Request]], Flow["BatchHandle"]]
+OnCreated = Callable[[Found, Sequence[Request]], Flow["BatchHandle"]]
 
 
 @dataclass(frozen=True, slots=True)
-class _Planned:
-    """One batch to be: its requests, its submission's id, and its submission by an earlier try."""
+class _Creation:
+    """One batch to be: its requests, its intent, and the earlier submission of it, if any."""
 
     requests: Sequence[Request]
     submission_id: int | None
-    known: Submission | None
+    earlier: Submission | None
 
     @property
-    def begun(self) -> bool:
-        """Whether there is a batch of it from earlier."""
-        return self.known is not None and self.known.batch_id is not None
+    def exists(self) -> bool:
+        """Whether an earlier submission has a batch of it."""
+        return self.earlier is not None and self.earlier.batch_id is not None
 
 
 def submit(
-    api: SyncApi | AsyncApi,
+    api: Api,
     journal: Journal,
-    parts: Sequence[Sequence[Request]],
+    chunks: Sequence[Sequence[Request]],
     carrier: Mapping[str, str],
-    created: Created,
+    on_created: OnCreated,
     *,
     after: Iterable[str],
     resume: bool,
     new: bool,
 ) -> Flow[list[BatchHandle]]:
-    """Create a batch of each part, or find the one that an earlier try created.
+    """Create a batch of each chunk of requests, or find the one that an earlier try created.
 
-    `created` gets each batch and its requests in turn. The journal knows all submissions before
-    the first call and each batch after its own call, so what was broken off in between is
-    followed up when the same requests are submitted again. With `resume`, so are batches that a
-    submission with `resume` created and nobody collected; the caller then owns the submissions
-    until it releases them. With `new`, nothing from earlier is. `after` are the batches that these
-    requests failed in: the same ones after others are another submission.
+    `on_created` gets each batch and its requests, and returns the handle. All submissions are in
+    the journal before the first call, and each batch's id after its own call. So when a
+    submission broke off, the next one of the same requests goes on with it. With `resume`, it
+    also goes on with batches that a submission with `resume` created and nobody collected, and
+    the caller releases the submissions. With `new`, it goes on with nothing. `after` are the
+    batches in which these requests failed: the same requests after others are another submission.
     """
-    plan = _plan(journal, parts, carrier, after, resume=resume, new=new)
+    plan = _plan(journal, chunks, carrier, after, resume=resume, new=new)
     handles: list[BatchHandle] = []
     try:
-        for part in plan:
+        for planned in plan:
             found = None
-            if part.known is not None:
-                found = yield from created_earlier(api, journal, part.known, part.requests)
+            if planned.earlier is not None:
+                found = yield from created_earlier(api, journal, planned.earlier, planned.requests)
             if found is None:
-                found = yield from _create(api, journal, plan, part)
-            if not found.adopted:
-                known_here.add(found.batch.id)
-            journal.bind_batch(part.submission_id, found.batch.id, tentative=found.adopted)
-            handle = yield from created(found, part.requests)
-            handle.submission_id = part.submission_id
+                found = yield from _create(api, journal, plan, planned)
+            if not found.tentative:
+                confirmed_batch_ids.add(found.batch.id)
+            journal.bind_batch(planned.submission_id, found.batch.id, tentative=found.tentative)
+            handle = yield from on_created(found, planned.requests)
+            handle.submission_id = planned.submission_id
             handles.append(handle)
     except BaseException as error:
         # Also where it is an interruption: then nobody knows what became of the call.
-        journal.release(part.submission_id for part in plan)
+        journal.release(planned.submission_id for planned in plan)
         if handles and isinstance(error, BatchError):
             raise _partial(error, handles, plan) from error
         raise
     if not resume:
-        journal.release(part.submission_id for part in plan)
+        journal.release(planned.submission_id for planned in plan)
     return handles
 
 
 def _plan(
     journal: Journal,
-    parts: Sequence[Sequence[Request]],
+    chunks: Sequence[Sequence[Request]],
     carrier: Mapping[str, str],
     after: Iterable[str],
     *,
     resume: bool,
     new: bool,
-) -> list[_Planned]:
-    fingerprint = _fingerprint(parts, after)
-    known = journal.unfinished(fingerprint, include_uncollected=resume or new)
-    while new and known:
-        journal.abandon(known)
-        known = journal.unfinished(fingerprint, include_uncollected=True)
-    if [each.request_count for each in known] != [len(each) for each in parts[: len(known)]]:
-        known = []
-    submission_ids: list[int | None] = [each.id for each in known]
+) -> list[_Creation]:
+    key = fingerprint(chunks, after)
+    earlier = journal.unfinished(key, include_uncollected=resume or new)
+    while new and earlier:
+        journal.abandon(earlier)
+        earlier = journal.unfinished(key, include_uncollected=True)
+    if [each.request_count for each in earlier] != [len(each) for each in chunks[: len(earlier)]]:
+        earlier = []
+    submission_ids: list[int | None] = [each.id for each in earlier]
     journal.take_ownership(submission_ids)
-    # Of several parts, a refusal leaves the first ones.
-    started_at = known[0].started_at if known else None
-    rest = [_planned_batch(each) for each in parts[len(known) :]]
+    # After a refusal of one of several batches, those before it are there.
+    started_at = earlier[0].started_at if earlier else None
+    rest = [journal_entry(each) for each in chunks[len(earlier) :]]
     submission_ids += journal.begin_submission(
-        fingerprint, rest, carrier, awaits_collection=resume, started_at=started_at
+        key, rest, carrier, awaits_collection=resume, started_at=started_at
     )
     return [
-        _Planned(requests, submission_id, submission)
+        _Creation(requests, submission_id, submission)
         for requests, submission_id, submission in itertools.zip_longest(
-            parts, submission_ids, known
+            chunks, submission_ids, earlier
         )
     ]
 
 
-def _planned_batch(requests: Sequence[Request]) -> PlannedBatch:
+def journal_entry(requests: Sequence[Request]) -> PlannedBatch:
+    """What the journal notes of a batch before it is created."""
     return PlannedBatch(len(requests), models_of(requests))
 
 
-def _fingerprint(parts: Sequence[Sequence[Mapping[str, Any]]], after: Iterable[str] = ()) -> str:
+def fingerprint(chunks: Sequence[Sequence[Mapping[str, Any]]], after: Iterable[str] = ()) -> str:
+    """The key of a submission: a hash of its requests and of the batches they failed in."""
     digest = blake2b(digest_size=16)
     for batch_id in after:
         digest.update(batch_id.encode() + b"\n")
-    for requests in parts:
+    for requests in chunks:
         for request in requests:
             digest.update(dumps(request))
     return digest.hexdigest()
 
 
 def _partial(
-    error: BatchError, handles: Sequence[BatchHandle], plan: Sequence[_Planned]
+    error: BatchError, handles: Sequence[BatchHandle], plan: Sequence[_Creation]
 ) -> PartialSubmissionError:
-    """What to say where some parts are batches and one failed, after which none was tried."""
+    """The error for a plan that failed after some of its batches were created."""
     done = len(handles)
-    told = f"{done} of {len(plan)} batches were created; "
+    message = f"{done} of {len(plan)} batches were created; "
     unknown: Sequence[Request] = ()
     if isinstance(error, SubmissionAmbiguousError):
         unknown = plan[done].requests
         done += 1
-        told += f"whether {len(unknown):,} requests are in one is not known; "
-    rest = [each for part in plan[done:] if not part.begun for each in part.requests]
+        message += f"whether {len(unknown):,} requests are in one is not known; "
+    rest = [each for planned in plan[done:] if not planned.exists for each in planned.requests]
     return PartialSubmissionError(
-        f"{told}{len(rest):,} requests are in none: {error}", handles, rest, unknown
+        f"{message}{len(rest):,} requests are in none: {error}", handles, rest, unknown
     )
 
 
-def _create(
-    api: SyncApi | AsyncApi, journal: Journal, plan: Sequence[_Planned], part: _Planned
-) -> Flow[Found]:
+def _create(api: Api, journal: Journal, plan: Sequence[_Creation], planned: _Plan) -> Flow[Found]:
     try:
-        return (yield from _call(api, journal, part.requests))
+        return (yield from _call(api, journal, planned.requests))
     except SubmissionAmbiguousError:
         raise
     except Exception:
-        journal.discard(each.submission_id for each in plan if each is part or each.known is None)
+        journal.discard(
+            each.submission_id for each in plan if each is planned or each.earlier is None
+        )
         raise
 
 
-def _call(api: SyncApi | AsyncApi, journal: Journal, requests: Sequence[Request]) -> Flow[Found]:
+def _call(api: Api, journal: Journal, requests: Sequence[Request]) -> Flow[Found]:
     """Create a batch.
 
-    A refusal (429, 529) made no batch and is tried again with backoff. After an answer that
-    never came or a server error, the API's list tells whether there is a batch now.
+    A refusal (429, 529) made no batch and is tried again with backoff. After a lost answer or a
+    server error, the API's list says whether there is a batch now.
     """
     started = datetime.now(UTC)
     for attempt in range(_ATTEMPTS):
         try:
-            return Found((yield lambda: api.create(requests)))
+            return Found((yield from api.create(requests)))
         except anthropic.APIStatusError as error:
             if error.status_code in _BUSY and attempt + 1 < _ATTEMPTS:
                 pause = _backoff(attempt, error)
                 logger.warning("The API is busy (%s); trying in %.0f s", error.status_code, pause)
-                yield partial(api.sleep, pause)
+                yield from api.io.sleep(pause)
                 continue
             if error.status_code < 500 or error.status_code in _BUSY:
                 raise refused(error) from error
             reason = f"the API failed ({describe(error)})"
+        except BridgeError:
+            raise  # a closed executor: nothing was sent
         except Exception as error:
             wrong = misconfigured(error)
             if wrong is not None:

@@ -18,7 +18,7 @@ from rich.text import Text
 
 from otel_bridge._core.display import safe_text
 from otel_bridge._core.private_directory import private_directory
-from otel_bridge.batches import probing as anthropic_probing
+from otel_bridge.batches import api as anthropic_api
 from otel_bridge.cli.render import print_json
 from otel_bridge.cli.telemetry import FirstErrorHandler, default_exporters, otlp_endpoint
 from otel_bridge.cli.terminal import FAILED, WRONG
@@ -80,7 +80,7 @@ def examine() -> list[Check]:
 
 def _anthropic() -> Iterator[Check]:
     try:
-        probed = anthropic_probing.probe()
+        probed = anthropic_api.probe()
     except ConfigurationError as error:
         yield Check("backends", "Anthropic API", "failed", str(error))
         return

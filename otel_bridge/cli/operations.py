@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from otel_bridge.batches import BatchExecutor
+from otel_bridge.batches import BatchExecutor, engine_of
 from otel_bridge.cli import render
 from otel_bridge.cli.render import print_json
 from otel_bridge.cli.results import read_requests
@@ -68,7 +68,7 @@ def _poll_until_ended(executor: BatchExecutor, found: Sequence[BatchInfo]) -> li
             in_progress = [batch.id for batch in batches.values() if batch.status != "ended"]
             if not in_progress:
                 return list(batches.values())
-            time.sleep(executor.settings.poll_interval)
+            time.sleep(engine_of(executor).settings.poll_interval)
             batches |= {batch_id: executor.describe(batch_id) for batch_id in in_progress}
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from otel_bridge._core.json import as_objects, as_text
+from otel_bridge.batches.results import flat
 from otel_bridge.cli.terminal import check_stdout, open_stdout
 from otel_bridge.domain.requests import Request, parse_requests
 from otel_bridge.domain.usage import TokenUsage
@@ -127,32 +127,12 @@ def _parquet(path: str) -> Iterator[Sink]:
             rows.clear()
 
         def write(result: BatchResult) -> None:
-            rows.append(_row(result))
+            rows.append({**flat(result), "result": result.raw.decode()})
             if len(rows) == _ROWS_PER_GROUP:
                 flush()
 
         yield Sink(write, lambda: None)
         flush()
-
-
-def _row(result: BatchResult) -> dict[str, Any]:
-    message = result.to_dict()["result"]["message"] if result.succeeded else {}
-    texts = [
-        as_text(block.get("text")) or ""
-        for block in as_objects(message.get("content"))
-        if block.get("type") == "text"
-    ]
-    return {
-        "custom_id": result.custom_id,
-        "type": result.type,
-        "error_type": result.error_type,
-        "model": as_text(message.get("model")),
-        "stop_reason": as_text(message.get("stop_reason")),
-        "text": "".join(texts) if message else None,
-        **{name: getattr(result.usage, name) for name in _TOKENS},
-        "cost_usd": result.cost.total_cost if result.cost is not None else None,
-        "result": result.raw.decode(),
-    }
 
 
 def read_requests(path: str) -> list[Request]:

@@ -21,7 +21,7 @@ from opentelemetry.context import attach
 from rich.console import Console
 
 from otel_bridge._core.json import as_object
-from otel_bridge.batches import BatchExecutor, BatchHandle, BatchResult, Request
+from otel_bridge.batches import BatchExecutor, BatchHandle, BatchResult, Request, engine_of
 from otel_bridge.cli import render
 from otel_bridge.cli.render import first_attempts, print_json
 from otel_bridge.cli.results import check_output, read_requests, results_file
@@ -64,8 +64,8 @@ def run(
         run = session.executor.start(requests, new=new)
     outcomes = session.write(run, run.handles, output)
     session.summarise(run.handles, outcomes, run.attempts)
-    if run.lack:
-        raise _with_the_rest_in_a_file(run.lack)
+    if run.submission_error:
+        raise _with_the_rest_in_a_file(run.submission_error)
     return _status(outcomes, fail_on_error=fail_on_error)
 
 
@@ -136,7 +136,7 @@ class Session:
             yield
         except KeyboardInterrupt:
             again = "run the same again, which goes on with what was created"
-            if not self.executor.recorder.journal.is_persistent:
+            if not engine_of(self.executor).recorder.journal.is_persistent:
                 again = "see `otel-bridge watch` for it before you run the same again"
             raise BridgeError(
                 f"interrupted before the API said that it has the batch; {again}"
@@ -163,7 +163,7 @@ class Session:
         self.output = output or (f"{batches[0].id}.jsonl" if self.as_json else None)
         try:
             with results_file(self.output) as sink, self.progress:
-                self.executor.on_given = sink.flush
+                engine_of(self.executor).on_emitted = sink.flush
                 for result in results:
                     sink.write(result)
                     outcomes[result.type if result.type in OUTCOMES else UNKNOWN] += 1

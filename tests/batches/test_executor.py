@@ -24,7 +24,8 @@ from otel_bridge import (
     Settings,
     SubmissionAmbiguousError,
 )
-from otel_bridge.batches import handles, reconciling
+from otel_bridge.batches import engine_of, handles, reconciling
+from otel_bridge.batches.flows import AsyncIo, SyncIo, drive_async
 from otel_bridge.simulator import Action, MessageBatchesServer
 
 
@@ -99,11 +100,11 @@ def test_a_busy_api_is_tried_again(
 
 
 def test_a_busy_api_that_asks_for_a_day_is_tried_sooner(
-    service: Service, make_requests: MakeRequests, monkeypatch: pytest.MonkeyPatch
+    service: Service, make_requests: MakeRequests
 ) -> None:
     pauses: list[float] = []
     executor = service.executor()
-    monkeypatch.setattr(executor.api, "sleep", pauses.append)
+    engine_of(executor).api.io = SyncIo(pauses.append)
     service.api.fail_next(**CREATE, status=429, headers={"retry-after": "86400"})
     executor.submit(make_requests(2))
     assert pauses == [120.0]
@@ -192,7 +193,7 @@ def test_faults_that_pass_do_not_end_the_wait(
 
 
 def test_a_long_wait_outlives_any_number_of_faults_and_polls_as_often_as_ever(
-    service: Service, make_requests: MakeRequests, monkeypatch: pytest.MonkeyPatch
+    service: Service, make_requests: MakeRequests
 ) -> None:
     service.api.batch_seconds = 3600
     polls = itertools.count()
@@ -205,7 +206,7 @@ def test_a_long_wait_outlives_any_number_of_faults_and_polls_as_often_as_ever(
             service.api.end(facts.id)
 
     executor = service.executor(next_poll_fails, poll_interval=1.0, poll_max_interval=4.0)
-    monkeypatch.setattr(executor.api, "sleep", pauses.append)
+    engine_of(executor).api.io = SyncIo(pauses.append)
     assert len(executor.run(make_requests(2))) == 2
     assert len(pauses) > 50
     assert max(pauses) < 5.0
@@ -304,7 +305,7 @@ def test_a_service_that_only_submits_keeps_a_bounded_number_of_requests(
     executor = service.executor(langsmith_tracing=False)
     ids = [executor.submit(make_requests(4))[0].id for _ in range(5)]
     (large,) = executor.submit(make_requests(30))
-    known = [bool(executor.known(each).params) for each in [*ids, large.id]]
+    known = [bool(engine_of(executor).resolve(each).params) for each in [*ids, large.id]]
     assert known == [False] * 5 + [True]
     assert len(list(executor.collect(ids[0]))) == 4
 
@@ -337,20 +338,17 @@ def test_progress_is_told_each_time_the_api_describes_the_batch(
     assert told[-1] == "ended"
 
 
-async def test_backends_that_hang_take_no_thread_of_the_services(service: Service) -> None:
-    executor = service.async_executor()
-    run_in_thread: Any = executor.api.run_in_thread
+async def test_backends_that_hang_take_no_thread_of_the_services() -> None:
     released = threading.Event()
     async with anyio.create_task_group() as tasks:
         for _ in range(50):
-            tasks.start_soon(run_in_thread, released.wait)
+            tasks.start_soon(drive_async, AsyncIo().run_in_thread(released.wait))
         await anyio.wait_all_tasks_blocked()
         with anyio.move_on_after(10):
             await to_thread.run_sync(released.set)
         in_time = released.is_set()
         released.set()
     assert in_time
-    await service.aclose()
 
 
 async def test_the_async_twin_does_the_same(

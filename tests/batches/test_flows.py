@@ -13,8 +13,8 @@ from support import MakeRequests, Service
 
 from otel_bridge.batches.flows import (
     Call,
+    Emit,
     Flow,
-    Give,
     Stream,
     drive,
     drive_async,
@@ -48,9 +48,9 @@ def fail() -> None:
 def inner(world: World, told: list[str]) -> Stream[int]:
     try:
         first = yield world(lambda: 1)
-        yield Give([first, first + 1])
-        yield Give([])
-        yield Give([3])
+        yield Emit([first, first + 1])
+        yield Emit([])
+        yield Emit([3])
     finally:
         yield world(lambda: told.append("closed"))
 

@@ -9,6 +9,7 @@ import pytest
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
 from support import Command, Instrument, MakeRequests, Service, eventually, present
 
+from otel_bridge.batches import engine_of
 from otel_bridge.simulator import MessageBatchesServer, OtlpCapture
 
 
@@ -39,7 +40,7 @@ def test_an_executor_gives_results_before_it_records_them(
     service: Service, make_requests: MakeRequests, witness: Witness
 ) -> None:
     executor = service.executor(langsmith_tracing=False)
-    executor.on_given = witness.flush
+    engine_of(executor).on_emitted = witness.flush
     (handle,) = executor.submit(make_requests(5))
     for _ in executor.collect(handle):
         witness.given += 1
@@ -50,7 +51,7 @@ async def test_so_does_the_async_twin(
     service: Service, make_requests: MakeRequests, witness: Witness
 ) -> None:
     executor = service.async_executor(langsmith_tracing=False)
-    executor.on_given = witness.flush
+    engine_of(executor).on_emitted = witness.flush
     (handle,) = await executor.submit(make_requests(5))
     async for _ in executor.collect(handle):
         witness.given += 1

@@ -26,7 +26,7 @@ from otel_bridge import (
     Settings,
     SubmissionAmbiguousError,
 )
-from otel_bridge.batches import base, reconciling
+from otel_bridge.batches import engine, engine_of, reconciling
 from otel_bridge.batches.flows import stream
 from otel_bridge.domain.requests import split_requests
 from otel_bridge.journal import Journal
@@ -44,7 +44,7 @@ def brisk(monkeypatch: pytest.MonkeyPatch) -> None:
 def in_twos(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two requests fill a batch."""
     small = functools.partial(split_requests, max_requests=2)
-    monkeypatch.setattr(base, "split_requests", small)
+    monkeypatch.setattr(engine, "split_requests", small)
 
 
 def others(requests: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -155,7 +155,7 @@ def test_a_batch_that_proved_ours_is_ours_alone(
     executor = service.executor(state_dir=tmp_path)
     executor.start(yours)
     assert executor.run(mine).batch_ids == (batch_id,)
-    reconciling.known_here.discard(batch_id)  # as in another process
+    reconciling.confirmed_batch_ids.discard(batch_id)  # as in another process
     assert batch_id not in executor.run(mine).batch_ids
 
 
@@ -329,8 +329,8 @@ def test_after_a_refusal_of_a_later_part_an_interrupted_run_goes_on(
     executor = service.executor(state_dir=tmp_path)
     run = executor.start(requests)
     assert list(run.unsubmitted) == requests[2:]
-    assert run.lack is not None
-    assert run.lack.unknown == ()
+    assert run.submission_error is not None
+    assert run.submission_error.unknown == ()
     next(iter(run))
     next(iter(executor.start(requests)))
     results = executor.run(requests)
@@ -357,7 +357,7 @@ def test_of_several_batches_that_fit_one_may_be_collected_or_all_left(
 def broken_off(service: Service, requests: list[dict[str, Any]], state: Path) -> str:
     """A batch that a run created and did not read."""
     (handle,) = service.executor(state_dir=state).submit(requests, resume=True)
-    service.executor(state_dir=state).leave([handle])
+    engine_of(service.executor(state_dir=state)).release([handle])
     return str(handle.id)
 
 
@@ -380,7 +380,7 @@ def test_a_new_batch_in_place_of_one_that_was_told_is_told_too(
     requests = make_requests(4)
     executor = service.executor(state_dir=tmp_path)
     old = broken_off(service, requests, tmp_path)
-    list(stream(executor.reading(old)))
+    list(stream(engine_of(executor).read(old)))
     service.api.archive(old)
     (new,) = executor.run(requests).batch_ids
     service.flush()

@@ -14,7 +14,7 @@ from support import CREATE, Command, Cost, MakeRequests, Service, eventually
 
 from otel_bridge import BatchExecutor, BatchHandle
 from otel_bridge.batches.results import BatchResult
-from otel_bridge.batches.retrying import Attempts, may_be_retried
+from otel_bridge.batches.run import Attempts, may_be_retried
 from otel_bridge.domain.outcome import ResultOutcome
 from otel_bridge.simulator import MessageBatchesServer, OtlpCapture
 from otel_bridge.simulator.answers import result_of
@@ -270,8 +270,8 @@ def test_what_may_be_retried() -> None:
 
 def test_a_stranger_is_never_submitted() -> None:
     attempts = Attempts([], 3)
-    assert attempts.settles(BatchResult(ResultOutcome("b", "expired"), {}, b""))
-    assert attempts.begin() == []
+    assert attempts.is_final(BatchResult(ResultOutcome("b", "expired"), {}, b""))
+    assert attempts.next_attempt() == []
 
 
 def test_an_attempt_travels_with_the_handle(service: Service, make_requests: MakeRequests) -> None:

@@ -10,6 +10,7 @@ import pytest
 from support import Command, Instrument, MakeRequests, Service, present
 
 from otel_bridge import semconv
+from otel_bridge.batches import engine_of
 from otel_bridge.simulator import LangSmithCapture, MessageBatchesServer, OtlpCapture
 
 COUNT, SHORT = 20, 12
@@ -96,7 +97,7 @@ def test_the_same_process_completes_it(
     assert len(list(executor.collect(handle.id if by_id else handle))) == COUNT
     service.flush()
     hold(service.api, service.otlp, service.langsmith, COUNT)
-    assert executor.recorder.is_exported(handle.id) is journal
+    assert engine_of(executor).recorder.is_exported(handle.id) is journal
 
 
 def test_a_strangers_result_stands_in_for_none_that_is_missing(

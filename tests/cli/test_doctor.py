@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from support import Command, MakeRequests
 
-from otel_bridge.batches.probing import skew
+from otel_bridge.batches.api import skew
 from otel_bridge.cli.doctor import skew_check
 from otel_bridge.cli.variables import masked
 from otel_bridge.simulator import LangSmithCapture, MessageBatchesServer, OtlpCapture

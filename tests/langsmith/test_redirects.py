@@ -11,7 +11,7 @@ from langsmith import Client
 from urllib3 import Retry
 
 from otel_bridge import AsyncBatchExecutor, BatchError, BatchExecutor, Settings
-from otel_bridge.batches import probing as anthropic_probing
+from otel_bridge.batches import api as anthropic_api
 from otel_bridge.errors import BridgeError, DeliveryError
 from otel_bridge.langsmith import Delivery
 from otel_bridge.langsmith import probing as langsmith_probing
@@ -224,7 +224,7 @@ def test_the_probe_of_the_anthropic_api_names_the_redirect(
     monkeypatch.setenv("ANTHROPIC_API_KEY", "the-key")
     api.redirect_all(other_api.url)
     with pytest.raises(BridgeError, match=r"a redirect to .* check ANTHROPIC_BASE_URL"):
-        anthropic_probing.probe()
+        anthropic_api.probe()
     assert other_api.requests == []
 
 

@@ -11,7 +11,7 @@ from otel_bridge.journal import Journal, Submission
 
 def intend(journal: Journal, requests: list[Any], *, awaits_collection: bool = False) -> None:
     """Write what a process writes before it creates a batch of the requests."""
-    planned = [submitting._planned_batch(requests)]  # noqa: SLF001 - a submission that breaks off here
+    planned = [submitting.journal_entry(requests)]
     journal.begin_submission(
         _fingerprint(requests), planned, {}, awaits_collection=awaits_collection
     )
@@ -27,4 +27,4 @@ def unfinished(
 
 
 def _fingerprint(requests: list[Any]) -> str:
-    return submitting._fingerprint([requests])  # noqa: SLF001 - it names the submission
+    return submitting.fingerprint([requests])

@@ -16,7 +16,7 @@ from urllib3 import Retry
 
 from otel_bridge import AsyncBatchExecutor, BatchExecutor, LangSmithSpanProcessor, Settings
 from otel_bridge._core.otel_sdk import span_processors
-from otel_bridge.batches.base import AsyncProgress, Progress
+from otel_bridge.batches import AsyncProgress, Progress
 from otel_bridge.langsmith import Delivery
 from otel_bridge.simulator import LangSmithCapture, MessageBatchesServer, OtlpCapture
 

@@ -12,6 +12,7 @@ from support import Command, MakeRequests, Service
 
 from otel_bridge import BatchError, ConfigurationError, Settings
 from otel_bridge._core import shield
+from otel_bridge.batches import engine_of
 
 SECRETS = (b"secret question", b"secret system", b"Answer to", b"secret_tool", b"secret argument")
 
@@ -191,7 +192,7 @@ def test_error_messages_and_stop_sequences_are_content(
 
 
 def test_a_refusal_of_one_of_several_batches_is_not_quoted(service: Service) -> None:
-    recorder = service.executor().recorder
+    recorder = engine_of(service.executor()).recorder
     with pytest.raises(BatchError), recorder.together(200_000, 2):
         raise BatchError("the API refused the batch: 400 messages.0: secret words")
     service.flush()

@@ -18,7 +18,7 @@ from support import MakeRequests, Service, present
 from otel_bridge import BatchError, BatchExecutor, BatchHandle, identity, semconv
 from otel_bridge._core.otel_sdk import span_processors
 from otel_bridge._core.redaction import Redaction
-from otel_bridge.batches import base
+from otel_bridge.batches import engine
 from otel_bridge.simulator import (
     CapturedSpan,
     LangSmithCapture,
@@ -339,7 +339,7 @@ def test_a_failure_among_several_batches_quotes_no_request(
     make_requests: MakeRequests,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(base, "split_requests", lambda requests: [requests[:1], requests[1:]])
+    monkeypatch.setattr(engine, "split_requests", lambda requests: [requests[:1], requests[1:]])
     api.fail_next("POST", "batches$", status=400)
     with pytest.raises(BatchError):
         service.executor().submit(make_requests(2))
