@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_REQUESTS = 200_000
+MAX_REQUESTS = 200_000
 """Of the batches that are not collected; their handles, where the caller has them, know theirs."""
 
 
@@ -194,7 +194,7 @@ class Handles:
     def _remember(self, handle: BatchHandle) -> None:
         self._submitted[handle.id] = handle
         self._submitted.move_to_end(handle.id)
-        while len(self._submitted) > 1 and self._kept > _REQUESTS:
+        while len(self._submitted) > 1 and self._kept > MAX_REQUESTS:
             self._submitted.popitem(last=False)
 
     @property

@@ -163,7 +163,9 @@ def _partial(
     )
 
 
-def _create(api: Api, journal: Journal, plan: Sequence[_Creation], planned: _Creation) -> Flow[Found]:
+def _create(
+    api: Api, journal: Journal, plan: Sequence[_Creation], planned: _Creation
+) -> Flow[Found]:
     try:
         return (yield from _call(api, journal, planned.requests))
     except SubmissionAmbiguousError:
