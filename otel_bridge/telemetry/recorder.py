@@ -3,63 +3,32 @@
 from __future__ import annotations
 
 import contextlib
+<<<<<<< HEAD
 import contextvars
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property
 from typing import Any
+=======
+from collections.abc import Iterable, Iterator
+>>>>>>> w-domain
 
 from opentelemetry import context as otel_context
-from opentelemetry import metrics, trace
 
 from otel_bridge import semconv
-from otel_bridge._core.otel_sdk import exports_spans, sdk_provider
-from otel_bridge.config import Settings
 from otel_bridge.domain.batch import BatchInfo
+<<<<<<< HEAD
 from otel_bridge.journal import journal_in
 from otel_bridge.propagation.carrier import context_of
+=======
+>>>>>>> w-domain
 from otel_bridge.telemetry.attempt import Attempt
-from otel_bridge.telemetry.backpressure import export_errors
-from otel_bridge.telemetry.metrics import BatchMetrics
+from otel_bridge.telemetry.backends import Backends
 from otel_bridge.telemetry.recording import BatchRecording
-from otel_bridge.telemetry.spans import chosen_id_tracer, span_over
-from otel_bridge.version import __version__
+from otel_bridge.telemetry.spans import span_over
 
 
-class BatchRecorder:
+class BatchRecorder(Backends):
     """Records batches on a tracer and a meter provider, the global ones by default."""
-
-    def __init__(
-        self,
-        tracer_provider: trace.TracerProvider | None = None,
-        meter_provider: metrics.MeterProvider | None = None,
-        settings: Settings | None = None,
-    ) -> None:
-        self.settings = settings or Settings.from_env()
-        self.journal = journal_in(self.settings.state_dir)
-        self._tracer_provider = tracer_provider
-        self._meter_provider = meter_provider
-        self.runs_dropped: Callable[[], int] = lambda: 0
-        """Returns how many run updates the mirror has lost; who adds a mirror sets it."""
-        export_errors.watch()
-
-    @property
-    def provider(self) -> Any:
-        """The tracer provider: a service may set the global one after this was made."""
-        return sdk_provider(self._tracer_provider or trace.get_tracer_provider())
-
-    @property
-    def tracer(self) -> trace.Tracer:
-        """A tracer that can start spans with chosen ids."""
-        return chosen_id_tracer(self.provider, __version__)
-
-    @cached_property
-    def metrics(self) -> BatchMetrics:
-        """The instruments, made when the first batch needs them."""
-        return BatchMetrics(
-            sdk_provider(self._meter_provider or metrics.get_meter_provider()),
-            __version__,
-            legacy=not self.settings.latest_semconv_only,
-        )
 
     @contextlib.contextmanager
     def together(self, requests: int, batches: int) -> Iterator[None]:
@@ -75,6 +44,7 @@ class BatchRecorder:
         with span_over(lambda: self.tracer, "batches", attributes):
             yield
 
+<<<<<<< HEAD
     @property
     def exports_spans(self) -> bool:
         """Whether spans go anywhere but to our own mirror."""
@@ -89,6 +59,8 @@ class BatchRecorder:
             and (submission.runs_exported or not self.settings.langsmith_tracing)
         )
 
+=======
+>>>>>>> w-domain
     def start(
         self,
         batch: BatchInfo,

@@ -7,7 +7,7 @@ import logging
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from opentelemetry import context as otel_context
 from opentelemetry import trace
@@ -20,13 +20,11 @@ from otel_bridge.domain.pricing import Cost
 from otel_bridge.domain.reader import Params, ReadResult, ResultTracker
 from otel_bridge.domain.usage import TokenUsage
 from otel_bridge.telemetry.attempt import Attempt
+from otel_bridge.telemetry.backends import Backends
 from otel_bridge.telemetry.backpressure import Pacer, export_errors
 from otel_bridge.telemetry.request_spans import RequestSpans
 from otel_bridge.telemetry.spans import start_span
 from otel_bridge.telemetry.totals import Measured, Outcomes, Sum, batch_totals, journal_totals
-
-if TYPE_CHECKING:
-    from otel_bridge.telemetry.recorder import BatchRecorder
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +38,7 @@ class BatchRecording:
 
     def __init__(
         self,
-        recorder: BatchRecorder,
+        backends: Backends,
         batch: BatchInfo,
         models: frozenset[str],
         *,
@@ -50,22 +48,22 @@ class BatchRecording:
         """Over all that is recorded: one span that fails must not make the totals wrong."""
         self.missing = 0
         """Number of requests without a result when the batch was recorded to its end."""
-        self._recorder = recorder
+        self._backends = backends
         self._emits = not already_exported
-        self._settings = recorder.settings
+        self._settings = backends.settings
         self._batch = batch
         self._models = models
         self._attempt = Attempt()
         self._span: trace.Span = trace.INVALID_SPAN
         self._spans: RequestSpans | None = None
         self._parent = otel_context.Context()
-        self._pacer = Pacer(recorder.provider)
+        self._pacer = Pacer(backends.provider)
         self._tracker: ResultTracker | None = None
         self._outcomes: Outcomes = Counter()
         self._measured: defaultdict[str, Measured] = defaultdict(Measured)
         self._has_lease = False
         self._export_errors = export_errors.spans
-        self._runs_dropped = recorder.runs_dropped()
+        self._runs_dropped = backends.runs_dropped()
         self._waited_for = False
         self._ended = False
 
@@ -135,11 +133,11 @@ class BatchRecording:
         self._attempt = attempt
         batch = self._batch
         if created:
-            self._recorder.metrics.submitted()
+            self._backends.metrics.submitted()
         if not self._emits:
             self._span = _exported_span(batch, parent)
             return
-        tracer = self._recorder.tracer
+        tracer = self._backends.tracer
         model = next(iter(self._models)) if len(self._models) == 1 else None
         cap = self._settings.max_request_spans
         span_count = batch.request_count if cap is None else min(cap, batch.request_count)
@@ -232,48 +230,74 @@ class BatchRecording:
 
         To be called once the mirror was flushed.
         """
-        recorder = self._recorder
+        backends = self._backends
         if not self._emits or self.shield.faults or self.missing:
             return
-        if recorder.runs_dropped() > self._runs_dropped:
+        if backends.runs_dropped() > self._runs_dropped:
             logger.warning(
                 "Runs of batch %s did not all arrive; collect it again to send them again",
                 self._batch.id,
             )
             return
+<<<<<<< HEAD
         recorder.journal.mark_exported(self._batch.id, "runs")
+=======
+        backends.journal.tell(self._batch.id, "runs")
+>>>>>>> w-domain
 
     def abandon(self) -> None:
         """Stop waiting for the batch; its span stays open for whoever collects it."""
         self._stop_waiting()
         if self._has_lease:
             self._has_lease = False
+<<<<<<< HEAD
             self._recorder.journal.release_export_lease(self._batch.id)
+=======
+            self._backends.journal.end_telling(self._batch.id)
+>>>>>>> w-domain
 
     def _acquire_lease(self) -> None:
         # Only now, for others may wait for the batch, too: who reads results first exports it.
         if not self._has_lease and self._emits:
+<<<<<<< HEAD
             self._has_lease = self._recorder.journal.acquire_export_lease(self._batch.id)
+=======
+            self._has_lease = self._backends.journal.claim_telling(self._batch.id)
+>>>>>>> w-domain
             if not self._has_lease:
                 self._emits, self._spans = False, None
 
     @shielded
     def _record_metrics(self, batch: BatchInfo) -> None:
-        recorder = self._recorder
+        backends = self._backends
         if self.missing:
             return  # a metric cannot be taken back, nor a result be counted again
+<<<<<<< HEAD
         if recorder.metrics.have_readers and recorder.journal.claim_metrics(batch.id):
             recorder.metrics.ended(batch, self._measured, self._outcomes, self._parent)
+=======
+        if backends.metrics.have_readers and backends.journal.claim_count(batch.id):
+            backends.metrics.ended(batch, self._measured, self._outcomes, self._parent)
+>>>>>>> w-domain
 
     @shielded
     def _save_totals(self, batch: BatchInfo) -> None:
         totals = journal_totals(batch, self._measured, self._outcomes)
+<<<<<<< HEAD
         self._recorder.journal.save_totals(batch.id, totals)
 
     def _mark_exported(self) -> None:
         """Note in the journal which metrics and spans have certainly left the process."""
         recorder = self._recorder
         recorder.journal.mark_metrics_exported(recorder.metrics.flush())
+=======
+        self._backends.journal.sum_up(batch.id, totals)
+
+    def _mark_exported(self) -> None:
+        """Note in the journal which metrics and spans have certainly left the process."""
+        backends = self._backends
+        backends.journal.counted(backends.metrics.flush())
+>>>>>>> w-domain
         if not self._emits:
             return
         drained = self._pacer.drain()
@@ -283,19 +307,24 @@ class BatchRecording:
                 "Spans of batch %s did not all arrive; collect it again to send them again",
                 self._batch.id,
             )
+<<<<<<< HEAD
         elif drained and complete and recorder.exports_spans:
             recorder.journal.mark_exported(self._batch.id, "spans")
+=======
+        elif drained and complete and backends.exports_spans:
+            backends.journal.tell(self._batch.id, "spans")
+>>>>>>> w-domain
 
     def _start_waiting(self, batch: BatchInfo) -> None:
         if batch.status != "ended" and not self._waited_for and self._emits:
             self._waited_for = True
-            self._recorder.metrics.wait(batch)
+            self._backends.metrics.wait(batch)
 
     def _stop_waiting(self) -> None:
         if self._waited_for:
             self._waited_for = False
             with contextlib.suppress(Exception):
-                self._recorder.metrics.stop_waiting(self._batch.id)
+                self._backends.metrics.stop_waiting(self._batch.id)
 
     def _total(self) -> Sum:
         total = Sum()
