@@ -1,6 +1,7 @@
 """The house: who may import whom, and what is public."""
 
 import ast
+import inspect
 import os
 import subprocess
 import sys
@@ -105,9 +106,63 @@ def test_the_domain_knows_neither_opentelemetry_nor_an_sdk() -> None:
 def test_the_public_names_are_these() -> None:
     assert sorted(otel_bridge.__all__) == otel_bridge.__all__
     assert all(hasattr(otel_bridge, name) for name in otel_bridge.__all__)
+    assert set(otel_bridge.__all__) <= set(dir(otel_bridge)), "notebooks complete them"
     public = {name for name in vars(otel_bridge) if not name.startswith("_")}
     modules = {path.name.removesuffix(".py") for path in PACKAGE.iterdir()}
     assert public - modules <= set(otel_bridge.__all__)
+
+
+def test_a_type_in_a_signature_of_an_executor_is_public() -> None:
+    path = PACKAGE / "batches" / "executor.py"
+    tree = ast.parse(path.read_text())
+    ours = {
+        alias.name
+        for node in tree.body
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("otel_bridge.")
+        for alias in node.names
+    } | {"Settings"}
+    executors = [
+        node
+        for node in tree.body
+        if isinstance(node, ast.ClassDef) and node.name.endswith("BatchExecutor")
+    ]
+    assert len(executors) == 2
+    for method in (each for node in executors for each in node.body):
+        if not isinstance(method, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            continue
+        arguments = [*method.args.posonlyargs, *method.args.args, *method.args.kwonlyargs]
+        for annotation in [method.returns, *(each.annotation for each in arguments)]:
+            for node in ast.walk(annotation) if annotation else ():
+                if isinstance(node, ast.Name) and node.id in ours:
+                    assert node.id in otel_bridge.__all__, f"{method.name}: {node.id}"
+
+
+def test_an_executor_shows_what_users_call_and_no_more() -> None:
+    shared = {
+        *("backfill", "cancel", "collect", "describe", "estimate", "run", "run_structured"),
+        *("since", "start", "submit"),
+    }
+    for executor, close in (
+        (otel_bridge.BatchExecutor, "close"),
+        (otel_bridge.AsyncBatchExecutor, "aclose"),
+    ):
+        public = {name for name in dir(executor) if not name.startswith("_")}
+        assert public == shared | {close}
+        for name in public:
+            method = getattr(executor, name)
+            assert not inspect.isgeneratorfunction(method), name
+            assert not inspect.isasyncgenfunction(method), name
+
+
+def test_type_checkers_are_told_that_the_package_is_typed() -> None:
+    assert (PACKAGE / "py.typed").read_text() == ""
+
+
+def test_our_own_calls_take_nothing_private_of_the_anthropic_sdk() -> None:
+    for path in PACKAGE.rglob("*.py"):
+        if room(path) != "instrumentation":
+            private = {name for name in imported(path) if name.startswith("anthropic._")}
+            assert not private, f"{path} imports {private}"
 
 
 def test_a_process_without_the_anthropic_sdk_pays_for_no_sdk() -> None:

@@ -123,7 +123,8 @@ class Engine:
             raise unreadable(f"results of batch {handle.id}", error) from error
         finally:
             self.release([handle])
-            _stop_waiting(handle)
+            if handle.recording is not None:
+                handle.recording.abandon()
         self._handles.forget(handle)
 
     def collect(self, batch: BatchHandle | str) -> Stream[BatchResult]:
@@ -143,10 +144,7 @@ class Engine:
 
     def close(self) -> Flow[None]:
         """Make no more calls, and release what was submitted and not collected."""
-        uncollected = self._handles.uncollected()
-        self.release(uncollected)
-        for handle in uncollected:
-            _stop_waiting(handle)
+        self.release(self._handles.uncollected())
         yield from self.api.close()
 
     def _mirror(self) -> LangSmithSpanProcessor | None:
@@ -171,8 +169,3 @@ class Engine:
         mirrored = self._mirror()
         if mirrored is not None and mirrored.force_flush() and handle.recording is not None:
             handle.recording.mark_runs_exported()
-
-
-def _stop_waiting(handle: BatchHandle) -> None:
-    if handle.recording is not None:
-        handle.recording.abandon()

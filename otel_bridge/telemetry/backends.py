@@ -60,9 +60,9 @@ class Backends:
 
     def is_exported(self, batch_id: str) -> bool:
         """Whether every backend that is configured has all of the batch."""
-        known = self.journal.recall(batch_id)
+        known = self.journal.get(batch_id)
         return (
             known is not None
-            and (known.spans or not self.exports_spans)
-            and (known.runs or not self.settings.langsmith_tracing)
+            and (known.spans_exported or not self.exports_spans)
+            and (known.runs_exported or not self.settings.langsmith_tracing)
         )

@@ -3,24 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-<<<<<<< HEAD
 import contextvars
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import cached_property
-from typing import Any
-=======
-from collections.abc import Iterable, Iterator
->>>>>>> w-domain
+from collections.abc import Iterable, Iterator, Mapping
 
 from opentelemetry import context as otel_context
 
 from otel_bridge import semconv
 from otel_bridge.domain.batch import BatchInfo
-<<<<<<< HEAD
-from otel_bridge.journal import journal_in
 from otel_bridge.propagation.carrier import context_of
-=======
->>>>>>> w-domain
 from otel_bridge.telemetry.attempt import Attempt
 from otel_bridge.telemetry.backends import Backends
 from otel_bridge.telemetry.recording import BatchRecording
@@ -44,23 +34,6 @@ class BatchRecorder(Backends):
         with span_over(lambda: self.tracer, "batches", attributes):
             yield
 
-<<<<<<< HEAD
-    @property
-    def exports_spans(self) -> bool:
-        """Whether spans go anywhere but to our own mirror."""
-        return exports_spans(self.provider, but="otel_bridge")
-
-    def is_exported(self, batch_id: str) -> bool:
-        """Whether all of the batch was exported to every backend that is configured."""
-        submission = self.journal.get(batch_id)
-        return (
-            submission is not None
-            and (submission.spans_exported or not self.exports_spans)
-            and (submission.runs_exported or not self.settings.langsmith_tracing)
-        )
-
-=======
->>>>>>> w-domain
     def start(
         self,
         batch: BatchInfo,

@@ -239,31 +239,19 @@ class BatchRecording:
                 self._batch.id,
             )
             return
-<<<<<<< HEAD
-        recorder.journal.mark_exported(self._batch.id, "runs")
-=======
-        backends.journal.tell(self._batch.id, "runs")
->>>>>>> w-domain
+        backends.journal.mark_exported(self._batch.id, "runs")
 
     def abandon(self) -> None:
         """Stop waiting for the batch; its span stays open for whoever collects it."""
         self._stop_waiting()
         if self._has_lease:
             self._has_lease = False
-<<<<<<< HEAD
-            self._recorder.journal.release_export_lease(self._batch.id)
-=======
-            self._backends.journal.end_telling(self._batch.id)
->>>>>>> w-domain
+            self._backends.journal.release_export_lease(self._batch.id)
 
     def _acquire_lease(self) -> None:
         # Only now, for others may wait for the batch, too: who reads results first exports it.
         if not self._has_lease and self._emits:
-<<<<<<< HEAD
-            self._has_lease = self._recorder.journal.acquire_export_lease(self._batch.id)
-=======
-            self._has_lease = self._backends.journal.claim_telling(self._batch.id)
->>>>>>> w-domain
+            self._has_lease = self._backends.journal.acquire_export_lease(self._batch.id)
             if not self._has_lease:
                 self._emits, self._spans = False, None
 
@@ -272,32 +260,18 @@ class BatchRecording:
         backends = self._backends
         if self.missing:
             return  # a metric cannot be taken back, nor a result be counted again
-<<<<<<< HEAD
-        if recorder.metrics.have_readers and recorder.journal.claim_metrics(batch.id):
-            recorder.metrics.ended(batch, self._measured, self._outcomes, self._parent)
-=======
-        if backends.metrics.have_readers and backends.journal.claim_count(batch.id):
+        if backends.metrics.have_readers and backends.journal.claim_metrics(batch.id):
             backends.metrics.ended(batch, self._measured, self._outcomes, self._parent)
->>>>>>> w-domain
 
     @shielded
     def _save_totals(self, batch: BatchInfo) -> None:
         totals = journal_totals(batch, self._measured, self._outcomes)
-<<<<<<< HEAD
-        self._recorder.journal.save_totals(batch.id, totals)
-
-    def _mark_exported(self) -> None:
-        """Note in the journal which metrics and spans have certainly left the process."""
-        recorder = self._recorder
-        recorder.journal.mark_metrics_exported(recorder.metrics.flush())
-=======
-        self._backends.journal.sum_up(batch.id, totals)
+        self._backends.journal.save_totals(batch.id, totals)
 
     def _mark_exported(self) -> None:
         """Note in the journal which metrics and spans have certainly left the process."""
         backends = self._backends
-        backends.journal.counted(backends.metrics.flush())
->>>>>>> w-domain
+        backends.journal.mark_metrics_exported(backends.metrics.flush())
         if not self._emits:
             return
         drained = self._pacer.drain()
@@ -307,13 +281,8 @@ class BatchRecording:
                 "Spans of batch %s did not all arrive; collect it again to send them again",
                 self._batch.id,
             )
-<<<<<<< HEAD
-        elif drained and complete and recorder.exports_spans:
-            recorder.journal.mark_exported(self._batch.id, "spans")
-=======
         elif drained and complete and backends.exports_spans:
-            backends.journal.tell(self._batch.id, "spans")
->>>>>>> w-domain
+            backends.journal.mark_exported(self._batch.id, "spans")
 
     def _start_waiting(self, batch: BatchInfo) -> None:
         if batch.status != "ended" and not self._waited_for and self._emits:

@@ -16,6 +16,7 @@ from otel_bridge.batches.flows import (
     Emit,
     Flow,
     Stream,
+    consume,
     drive,
     drive_async,
     stream,
@@ -110,6 +111,31 @@ def test_a_reader_that_goes_away_leaves_nothing_open(driver: Any, world: World, 
 def test_a_flow_gets_what_its_calls_raise_and_returns_a_value() -> None:
     assert drive(answer(sync)) == "answer"
     assert anyio.run(drive_async, answer(asynchronous)) == "answer"
+
+
+def consuming(world: World, told: list[str], take: Callable[[int], None]) -> Flow[int]:
+    return (yield from consume(outer(world, told), take))
+
+
+@pytest.mark.parametrize(("driver", "world"), [(drive, sync), (drive_async, asynchronous)])
+def test_a_flow_may_run_a_stream_to_its_end(driver: Any, world: World) -> None:
+    def run(take: Callable[[int], None]) -> Any:
+        flow = consuming(world, told, take)
+        return drive(flow) if driver is drive else anyio.run(driver, flow)
+
+    told: list[str] = []
+    found: list[int] = []
+    assert run(found.append) == 3
+    assert found == [1, 2, 3]
+    assert told == ["closed", "left"]
+
+    def refuse(_: int) -> None:
+        raise Faulty
+
+    told.clear()
+    with pytest.raises(Faulty):
+        run(refuse)
+    assert told == ["closed", "left"], "what fails within it is cleaned up"
 
 
 def test_what_a_flow_does_not_catch_reaches_the_caller() -> None:

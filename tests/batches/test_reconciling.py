@@ -89,9 +89,9 @@ def test_a_strangers_batch_that_runs_is_found_out_at_its_end(
 ) -> None:
     """Nothing of it is given or told, and the next try creates ours."""
     requests = make_requests(3)
-    theirs = service.api.add_batch(others(requests), seconds=0.3)
+    theirs = service.api.add_batch(others(requests), seconds=60)
     service.api.fail_next(**CREATE, status=500)
-    executor = service.executor(state_dir=tmp_path)
+    executor = service.executor(lambda _: service.api.end(theirs), state_dir=tmp_path)
     given: list[Any] = []
     run = executor.start(requests)
     with pytest.raises(SubmissionAmbiguousError, match=f"batch {theirs}, .* run the same again"):
@@ -110,9 +110,9 @@ async def test_the_async_twin_finds_a_stranger_out_too(
     service: Service, make_requests: MakeRequests, tmp_path: Path
 ) -> None:
     requests = make_requests(3)
-    theirs = service.api.add_batch(others(requests), seconds=0.3)
+    theirs = service.api.add_batch(others(requests), seconds=60)
     service.api.fail_next(**CREATE, status=500)
-    executor = service.async_executor(state_dir=tmp_path)
+    executor = service.async_executor(lambda _: service.api.end(theirs), state_dir=tmp_path)
     with pytest.raises(SubmissionAmbiguousError, match=theirs):
         await executor.run(requests)
     assert theirs not in (await executor.run(requests)).batch_ids

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support import Command, MakeRequests
 
 from otel_bridge._core.display import safe_endpoint, safe_text
 from otel_bridge.langsmith import Delivery
@@ -57,7 +58,7 @@ def test_text_of_others_is_one_bounded_line() -> None:
 
 
 @pytest.fixture
-def secretive(bridge: Any, langsmith: LangSmithCapture, otlp: OtlpCapture) -> Any:
+def secretive(bridge: Command, langsmith: LangSmithCapture, otlp: OtlpCapture) -> Any:
     """The command with a password and a key in its endpoints, where nothing answers any more."""
     for name, url in (
         ("LANGSMITH_ENDPOINT", langsmith.url),
@@ -70,7 +71,9 @@ def secretive(bridge: Any, langsmith: LangSmithCapture, otlp: OtlpCapture) -> An
     return bridge
 
 
-def test_commands_show_no_secret_of_an_endpoint(secretive: Any, make_requests: Any) -> None:
+def test_commands_show_no_secret_of_an_endpoint(
+    secretive: Any, make_requests: MakeRequests
+) -> None:
     file = secretive.write(make_requests(2))
     for arguments in (
         ("run", file, "--json"),

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support import Command, MakeRequests
 
 from otel_bridge._core import shield
 from otel_bridge._core.private_directory import private_directory
@@ -157,7 +158,7 @@ def test_one_that_its_group_can_write_to_is_said_once_and_used(
     assert caplog.text.count("can be written to by its group") == 1
 
 
-def test_the_command_says_so_and_goes_on(bridge: Any, make_requests: Any) -> None:
+def test_the_command_says_so_and_goes_on(bridge: Command, make_requests: MakeRequests) -> None:
     writable_for_all(bridge.folder / "state")
     ran = bridge("run", bridge.write(make_requests(2)), "-o", "results.jsonl")
     assert ran.returncode == 0

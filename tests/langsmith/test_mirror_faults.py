@@ -19,13 +19,13 @@ from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
 from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
+from support import MakeRequests, Service
 
 from otel_bridge import LangSmithSpanExporter, LangSmithSpanProcessor, Settings, semconv
 from otel_bridge._core.json import as_number, dumps
 from otel_bridge.langsmith import Delivery, mirroring
 from otel_bridge.simulator import LangSmithCapture, OtlpCapture
 
-Make = Callable[[int], list[dict[str, Any]]]
 SURROGATE = "a lone \ud99c surrogate"
 CHAT: dict[str, Any] = {
     semconv.GEN_AI_OPERATION_NAME: "chat",
@@ -217,8 +217,8 @@ def test_a_fault_of_one_span_costs_the_exporter_no_other(
 
 @pytest.mark.parametrize("watched", [False, True])
 def test_a_batch_that_met_a_fault_is_sent_again_when_it_is_collected_again(
-    service: Any,
-    make_requests: Make,
+    service: Service,
+    make_requests: MakeRequests,
     instrument: Callable[..., None],
     tmp_path: Path,
     break_mirror: Break,

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
 
 import anthropic
 import pytest
 from langsmith import Client
+from support import Command, MakeRequests
 from urllib3 import Retry
 
 from otel_bridge import AsyncBatchExecutor, BatchError, BatchExecutor, Settings
@@ -20,7 +20,6 @@ from otel_bridge.langsmith.multipart import Operation
 from otel_bridge.simulator import LangSmithCapture, MessageBatchesServer, OtlpCapture
 
 REDIRECTS = (301, 302, 303, 307, 308)
-Make = Callable[[int], list[dict[str, Any]]]
 
 
 @pytest.fixture
@@ -178,7 +177,10 @@ SETTINGS = Settings(poll_interval=0.02, poll_max_interval=0.05, state_dir=None)
 
 @pytest.mark.parametrize("status", REDIRECTS)
 def test_the_anthropic_key_follows_no_redirect(
-    api: MessageBatchesServer, other_api: MessageBatchesServer, make_requests: Make, status: int
+    api: MessageBatchesServer,
+    other_api: MessageBatchesServer,
+    make_requests: MakeRequests,
+    status: int,
 ) -> None:
     with anthropic.Anthropic(base_url=api.url, api_key="the-key", max_retries=0) as client:
         executor = BatchExecutor(client, settings=SETTINGS)
@@ -200,7 +202,7 @@ def test_the_anthropic_key_follows_no_redirect(
 
 
 async def test_the_async_executor_follows_no_redirect(
-    api: MessageBatchesServer, other_api: MessageBatchesServer, make_requests: Make
+    api: MessageBatchesServer, other_api: MessageBatchesServer, make_requests: MakeRequests
 ) -> None:
     async with anthropic.AsyncAnthropic(
         base_url=api.url, api_key="the-key", max_retries=0
@@ -230,7 +232,7 @@ def test_the_probe_of_the_anthropic_api_names_the_redirect(
 
 @pytest.mark.parametrize("status", REDIRECTS)
 def test_the_commands_otlp_headers_follow_no_redirect(
-    bridge: Any, otlp: OtlpCapture, make_requests: Make, status: int
+    bridge: Command, otlp: OtlpCapture, make_requests: MakeRequests, status: int
 ) -> None:
     bridge.environment["OTEL_EXPORTER_OTLP_HEADERS"] = "x-vendor-key=the-key"
     with OtlpCapture() as other:
@@ -242,7 +244,7 @@ def test_the_commands_otlp_headers_follow_no_redirect(
     assert f"HTTP {status}, a redirect to" in ran.stderr
 
 
-def test_doctor_says_where_otlp_is_redirected_to(bridge: Any, otlp: OtlpCapture) -> None:
+def test_doctor_says_where_otlp_is_redirected_to(bridge: Command, otlp: OtlpCapture) -> None:
     with OtlpCapture() as other:
         otlp.redirect_all(other.url)
         ran = bridge("doctor")
@@ -251,7 +253,7 @@ def test_doctor_says_where_otlp_is_redirected_to(bridge: Any, otlp: OtlpCapture)
     assert "takes no export" in ran.stdout
 
 
-def test_a_session_of_the_users_own_is_left_to_the_exporters(bridge: Any) -> None:
+def test_a_session_of_the_users_own_is_left_to_the_exporters(bridge: Command) -> None:
     bridge.environment["OTEL_PYTHON_EXPORTER_OTLP_HTTP_CREDENTIAL_PROVIDER"] = "not-installed"
     ran = bridge("doctor")
     assert "component 'not-installed' not found" in " ".join(ran.stdout.split())
