@@ -49,6 +49,6 @@ def install_wheel(session: nox.Session) -> None:
 
 def test(session: nox.Session, *options: str) -> None:
     """Run the tests; no process of theirs has the checkout's package on its path."""
-    workers = ("-n", WORKERS, "--dist", "loadscope")
+    workers = ("-n", WORKERS, "--dist", "worksteal")
     environment = {"PYTHONSAFEPATH": "1"}
     session.run("pytest", "-rs", *workers, *options, *session.posargs, env=environment)
