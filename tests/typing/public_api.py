@@ -161,7 +161,8 @@ def structured(executor: BatchExecutor, requests: list[Request]) -> None:
     assert_type(scored.values_by_id, dict[str, Score])
     assert_type(scored.failed, dict[str, StructuredResult[Score]])
     assert_type(scored.usage, TokenUsage)
-    assert_type(scored.outcomes, Mapping[str, int])
+    outcomes: Mapping[str, int] = scored.outcomes
+    assert_type(outcomes["succeeded"], int)
     labelled = executor.run_structured(Label, requests, model="m", max_tokens=5, method="tool")
     assert_type(labelled.values_by_id, dict[str, Label])
     executor.run_structured(Score, prompts, model="m")  # type: ignore[call-arg]
