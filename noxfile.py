@@ -14,7 +14,7 @@ WORKERS = "3"
 
 nox.options.sessions = ["gate"]
 nox.options.reuse_existing_virtualenvs = True
-logging.getLogger("nox").setLevel(logging.WARNING)  # the last line is pytest's own summary
+logging.getLogger("nox").setLevel(logging.WARNING)
 
 
 @nox.session
@@ -49,6 +49,7 @@ def install_wheel(session: nox.Session) -> None:
 
 def test(session: nox.Session, *options: str) -> None:
     """Run the tests; no process of theirs has the checkout's package on its path."""
-    workers = ("-n", WORKERS, "--dist", "loadscope")
+    workers = ("-n", WORKERS, "--dist", "worksteal")
     environment = {"PYTHONSAFEPATH": "1"}
+    logging.getLogger("nox").setLevel(logging.CRITICAL)  # the last line is pytest's own summary
     session.run("pytest", "-rs", *workers, *options, *session.posargs, env=environment)

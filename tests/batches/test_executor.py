@@ -77,10 +77,11 @@ def test_a_lost_answer_never_makes_a_second_batch(
 def test_two_batches_that_fit_are_not_guessed_between(
     service: Service, make_requests: MakeRequests
 ) -> None:
+    executor = service.executor()
     service.api.add_batch(make_requests(4))
     service.api.fail_next(**CREATE, action="accept_then_close")
     with pytest.raises(SubmissionAmbiguousError, match="more than one recent batch fits"):
-        service.executor().submit(make_requests(4))
+        executor.submit(make_requests(4))
 
 
 def test_a_server_error_is_reconciled_too(service: Service, make_requests: MakeRequests) -> None:

@@ -495,10 +495,20 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
-@pytest.mark.parametrize("down", [False, True])
+@pytest.mark.parametrize(
+    ("method", "down"),
+    [
+        ("fork", True),
+        ("spawn", True),
+        ("forkserver", False),
+        *(
+            pytest.param(method, down, marks=pytest.mark.nightly)
+            for method, down in (("fork", False), ("spawn", False), ("forkserver", True))
+        ),
+    ],
+)
 def test_workers_of_multiprocessing_lose_nothing(
-    bridge: Command, backends: Backends, method: str, *, down: bool
+    bridge: Command, backends: Backends, method: str, down: bool
 ) -> None:
     if down:
         backends.langsmith.refuse_all(503)

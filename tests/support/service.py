@@ -67,7 +67,10 @@ class Service:
 
     def mirror(self, settings: Settings) -> None:
         """Add the mirror, once, where the settings ask for it."""
-        if settings.langsmith_tracing and len(span_processors(self.tracers)) == 1:
+        mirrored = any(
+            isinstance(each, LangSmithSpanProcessor) for each in span_processors(self.tracers)
+        )
+        if settings.langsmith_tracing and not mirrored:
             self.tracers.add_span_processor(LangSmithSpanProcessor(self.delivery, settings))
 
     def executor(self, on_progress: Progress | None = None, /, **changes: Any) -> BatchExecutor:
