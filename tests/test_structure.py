@@ -202,5 +202,5 @@ def test_without_the_mirror_a_process_does_not_pay_for_langsmith() -> None:
         },
         text=True,
     ).split()
-    assert "otel_bridge.instrumentation.watch" in loaded
+    assert "otel_bridge.instrumentation.tracker" in loaded
     assert {"langsmith", "otel_bridge.langsmith.delivery"}.isdisjoint(loaded)

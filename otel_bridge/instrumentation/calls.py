@@ -1,4 +1,4 @@
-"""Calls of the anthropic SDK, watched: each does and returns what it always did."""
+"""Calls of the anthropic SDK, tracked: each does and returns what it always did."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from otel_bridge._core.own_clients import is_own_client
 from otel_bridge._core.shield import Shield
 
 if TYPE_CHECKING:
-    from otel_bridge.instrumentation.watch import Watch
+    from otel_bridge.instrumentation.tracker import BatchTracker
 
 
 Arguments = tuple[Any, ...]
 Options = dict[str, Any]
 Wrapper = Callable[[Callable[..., Any], Any, Arguments, Options], Any]
-Find = Callable[[], "Watch | None"]
-After = Callable[["Watch", Any, Arguments, Options], None]
-Take = Callable[[Any], None]
+Find = Callable[[], "BatchTracker | None"]
+After = Callable[["BatchTracker", Any, Arguments, Options], None]
+OnBatch = Callable[[Any], None]
 
 
 def sync_calls(find: Find) -> Mapping[str, Wrapper]:
-    """Wrappers for the methods of `Batches` by name; `find` gives the watch, None while off."""
+    """Wrappers for the methods of `Batches` by name; `find` returns the tracker, None while off."""
 
     def create(call: Callable[..., Any], resource: Any, args: Arguments, options: Options) -> Any:
-        watch = _watch_for(resource, find)
-        if watch is None:
+        tracker = _tracker_for(resource, find)
+        if tracker is None:
             return call(*args, **options)
-        sent = watch.sent()
-        answer = call(*args, **sent.through(options))
-        _hand_over(answer, lambda batch: watch.created(batch, sent))
+        capture = tracker.capture_requests()
+        answer = call(*args, **capture.wrap(options))
+        _hand_over(answer, lambda batch: tracker.created(batch, capture))
         return answer
 
     def then(after: After) -> Wrapper:
@@ -40,9 +40,9 @@ def sync_calls(find: Find) -> Mapping[str, Wrapper]:
             call: Callable[..., Any], resource: Any, args: Arguments, options: Options
         ) -> Any:
             answer = call(*args, **options)
-            watch = _watch_for(resource, find)
-            if watch is not None:
-                after(watch, answer, args, options)
+            tracker = _tracker_for(resource, find)
+            if tracker is not None:
+                after(tracker, answer, args, options)
             return answer
 
         return wrapper
@@ -56,12 +56,12 @@ def async_calls(find: Find) -> Mapping[str, Wrapper]:
     async def create(
         call: Callable[..., Any], resource: Any, args: Arguments, options: Options
     ) -> Any:
-        watch = _watch_for(resource, find)
-        if watch is None:
+        tracker = _tracker_for(resource, find)
+        if tracker is None:
             return await call(*args, **options)
-        sent = watch.sent()
-        answer = await call(*args, **sent.through(options))
-        _hand_over(answer, lambda batch: watch.created(batch, sent))
+        capture = tracker.capture_requests()
+        answer = await call(*args, **capture.wrap(options))
+        _hand_over(answer, lambda batch: tracker.created(batch, capture))
         return answer
 
     def then(after: After) -> Wrapper:
@@ -69,9 +69,9 @@ def async_calls(find: Find) -> Mapping[str, Wrapper]:
             call: Callable[..., Any], resource: Any, args: Arguments, options: Options
         ) -> Any:
             answer = await call(*args, **options)
-            watch = _watch_for(resource, find)
-            if watch is not None:
-                after(watch, answer, args, options)
+            tracker = _tracker_for(resource, find)
+            if tracker is not None:
+                after(tracker, answer, args, options)
             return answer
 
         return wrapper
@@ -80,7 +80,7 @@ def async_calls(find: Find) -> Mapping[str, Wrapper]:
 
 
 def _by_name(create: Wrapper, then: Callable[[After], Wrapper]) -> Mapping[str, Wrapper]:
-    describe = then(lambda watch, answer, *_: _hand_over(answer, watch.described))
+    describe = then(lambda tracker, answer, *_: _hand_over(answer, tracker.described))
     return {
         "create": create,
         "retrieve": describe,
@@ -89,40 +89,40 @@ def _by_name(create: Wrapper, then: Callable[[After], Wrapper]) -> Mapping[str, 
     }
 
 
-def _watch_for(resource: Any, find: Find) -> Watch | None:
+def _tracker_for(resource: Any, find: Find) -> BatchTracker | None:
     return None if is_own_client(getattr(resource, "_client", None)) else find()
 
 
-def _hand_over(answer: Any, take: Take) -> None:
-    """Give `take` the batch that an answer tells of: at once, or when its body has been read."""
+def _hand_over(answer: Any, on_batch: OnBatch) -> None:
+    """Call `on_batch` with the batch in an answer: at once, or when its body was read."""
     with Shield("A batch is not recorded"):
         response = getattr(answer, "http_response", None)
         if response is None:
-            take(answer)
+            on_batch(answer)
         elif response.is_closed:
-            take(_described(response.content))
+            on_batch(_described(response.content))
         else:
             # Nobody need read the body where the call was made.
             context = contextvars.copy_context()
             _observe(
                 response,
-                lambda chunks: _gathering(chunks, context, take),
-                lambda chunks: _gathering_async(chunks, context, take),
+                lambda chunks: _gathering(chunks, context, on_batch),
+                lambda chunks: _gathering_async(chunks, context, on_batch),
             )
 
 
-def _follow(watch: Watch, answer: Any, args: Arguments, options: Options) -> None:
+def _follow(tracker: BatchTracker, answer: Any, args: Arguments, options: Options) -> None:
     """Have the results recorded as they are read, as typed objects or as bytes."""
     with Shield("Results are not recorded"):
-        reading = watch.reading(str(args[0] if args else options["message_batch_id"]))
-        if reading is None:
+        tee = tracker.tee_results(str(args[0] if args else options["message_batch_id"]))
+        if tee is None:
             return
         chunks = getattr(answer, "_raw_iterator", None)
         if chunks is None:
-            _observe(answer.http_response, reading.tee, reading.tee_async)
+            _observe(answer.http_response, tee.tee, tee.tee_async)
         else:
-            tee = reading.tee_async if hasattr(chunks, "__anext__") else reading.tee
-            answer._raw_iterator = tee(chunks)  # noqa: SLF001 - what its types are made from
+            wrap = tee.tee_async if hasattr(chunks, "__anext__") else tee.tee
+            answer._raw_iterator = wrap(chunks)  # noqa: SLF001 - what its types are made from
 
 
 def _observe(
@@ -154,25 +154,25 @@ def _observe(
 
 
 def _gathering(
-    chunks: Iterator[bytes], context: contextvars.Context, take: Take
+    chunks: Iterator[bytes], context: contextvars.Context, on_batch: OnBatch
 ) -> Iterator[bytes]:
     body = []
     for chunk in chunks:
         body.append(chunk)
         yield chunk
     with Shield("A batch is not recorded"):
-        context.run(take, _described(b"".join(body)))
+        context.run(on_batch, _described(b"".join(body)))
 
 
 async def _gathering_async(
-    chunks: AsyncIterator[bytes], context: contextvars.Context, take: Take
+    chunks: AsyncIterator[bytes], context: contextvars.Context, on_batch: OnBatch
 ) -> AsyncIterator[bytes]:
     body = []
     async for chunk in chunks:
         body.append(chunk)
         yield chunk
     with Shield("A batch is not recorded"):
-        context.run(take, _described(b"".join(body)))
+        context.run(on_batch, _described(b"".join(body)))
 
 
 def _described(body: bytes) -> Any:

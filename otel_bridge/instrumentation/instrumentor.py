@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from opentelemetry.metrics import MeterProvider
     from opentelemetry.trace import TracerProvider
 
-    from otel_bridge.instrumentation.watch import Watch
+    from otel_bridge.instrumentation.tracker import BatchTracker
     from otel_bridge.langsmith import LangSmithSpanProcessor
 
 logger = logging.getLogger(__name__)
@@ -41,13 +41,13 @@ class AnthropicBatchesInstrumentor(BaseInstrumentor):  # type: ignore[misc]
     _settings: Settings
     _tracer_provider: TracerProvider | None
     _meter_provider: MeterProvider | None
-    _watch: Watch | None = None
+    _tracker: BatchTracker | None = None
     _active = False
     _patched: set[str]
     _lock = threading.Lock()
 
     def instrumentation_dependencies(self) -> Collection[str]:
-        """The SDK whose batches are watched."""
+        """The SDK whose batches are tracked."""
         return ("anthropic >= 2.12, < 3",)
 
     def _instrument(self, **kwargs: Any) -> None:
@@ -71,7 +71,7 @@ class AnthropicBatchesInstrumentor(BaseInstrumentor):  # type: ignore[misc]
 
     def _uninstrument(self, **_: Any) -> None:
         self._active = False
-        self._watch = None
+        self._tracker = None
         for name in self._patched:
             for resource in ("Batches", "AsyncBatches"):
                 for method in _METHODS:
@@ -102,26 +102,26 @@ class AnthropicBatchesInstrumentor(BaseInstrumentor):  # type: ignore[misc]
 
         return mirror(provider, self._settings, self._meter_provider)
 
-    def _find(self) -> Watch | None:
-        """The watch, made when it is first needed: providers may be set after instrumenting."""
-        if self._active and self._watch is None:
+    def _find(self) -> BatchTracker | None:
+        """The tracker, made when it is first needed: providers may be set after instrumenting."""
+        if self._active and self._tracker is None:
             try:
                 with self._lock:
-                    self._watch = self._watch or self._make()
+                    self._tracker = self._tracker or self._make()
             except Exception as error:  # noqa: BLE001 - the caller's batch goes on without it
                 self._active = False
                 logger.warning("Batches are not recorded: %s: %s", type(error).__name__, error)
-        return self._watch
+        return self._tracker
 
-    def _make(self) -> Watch | None:
-        from otel_bridge.instrumentation.watch import Watch  # noqa: PLC0415
+    def _make(self) -> BatchTracker | None:
+        from otel_bridge.instrumentation.tracker import BatchTracker  # noqa: PLC0415
         from otel_bridge.telemetry import BatchRecorder  # noqa: PLC0415
 
         provider = self._provider()
         if provider is None:
             return None
         recorder = BatchRecorder(provider, self._meter_provider, self._settings)
-        return Watch(recorder, self._mirror(provider))
+        return BatchTracker(recorder, self._mirror(provider))
 
 
 def instrument(

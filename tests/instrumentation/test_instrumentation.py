@@ -28,7 +28,7 @@ from support import Instrument, MakeRequests, Service
 import otel_bridge
 from otel_bridge import identity, semconv
 from otel_bridge.instrumentation import AnthropicBatchesInstrumentor
-from otel_bridge.instrumentation import watch as watching
+from otel_bridge.instrumentation import tracker as tracking
 from otel_bridge.simulator import (
     CapturedSpan,
     LangSmithCapture,
@@ -537,8 +537,8 @@ def test_a_service_of_many_batches_keeps_a_bounded_number_of_requests(
     instrument: Instrument,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(watching, "MAX_REQUESTS", 10)
-    monkeypatch.setattr(watching, "MAX_BATCHES", 6)
+    monkeypatch.setattr(tracking, "MAX_REQUESTS", 10)
+    monkeypatch.setattr(tracking, "MAX_BATCHES", 6)
     instrument()
     batches = service.client.messages.batches
 
