@@ -1,10 +1,12 @@
-"""The house: who may import whom, and what is public."""
+"""The house: who may import whom, what is public, and which words are names here."""
 
 import ast
 import inspect
 import os
+import re
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import otel_bridge
@@ -28,15 +30,55 @@ FLOORS = {
     "cli": 5,
 }
 FREE = {"simulator"}
+MOST_ENTRIES = 17
+MOST_FILES = 105
+HOMES = {
+    "anthropic": {"batches", "instrumentation"},
+    "click": {"cli"},
+    "genai_prices": {"domain/pricing.py"},
+    "langsmith": {"langsmith", "propagation"},
+    "psycopg": {"journal"},
+    "requests": {"langsmith", "_core/http.py"},
+    "rich": {"cli"},
+    "sqlite3": {"journal"},
+    "urllib3": {"langsmith"},
+}
+"""The rooms, and single files, that may import each library."""
+PRIVATE_ACCESS = {"_core/otel_sdk.py", "instrumentation/calls.py"}
+FORMER_NAMES = {
+    *("Ago", "Ancestry", "BatchFacts", "ById", "Choice", "Complaints", "Give", "Leg", "Losses"),
+    *("Outcome", "Owner", "Part", "Pass", "Reading", "Sent", "Tally", "Watch", "Watched"),
+    *("adopted", "aside", "claim_count", "claim_telling", "end_telling", "first_to_take"),
+    *("give_up", "guarded", "hold_to", "intend", "is_ours", "knew", "known_here", "lack"),
+    *("leave_count", "lineage", "losses", "never_in_the_way", "object_of", "objects_in"),
+    *(
+        "on_given",
+        "ours",
+        "say_absent",
+        "sum_up",
+        "take_over",
+        "tell",
+        "telling",
+        "text_of",
+        "told",
+    ),
+}
+"""Names that only this project understood; no function, class, argument or variable has them."""
+
+FILES = {
+    path.relative_to(PACKAGE).as_posix(): ast.parse(path.read_text())
+    for path in PACKAGE.rglob("*.py")
+}
 
 
-def room(path: Path) -> str:
-    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+def room(path: str) -> str:
+    return path.partition("/")[0].removesuffix(".py")
 
 
-def imported(path: Path) -> set[str]:
+def imported(path: str) -> set[str]:
+    """What a file imports, under TYPE_CHECKING and within functions, too."""
     names = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(FILES[path]):
         if isinstance(node, ast.ImportFrom) and node.module:
             names.add(node.module)
             names |= {f"{node.module}.{alias.name}" for alias in node.names}
@@ -45,19 +87,25 @@ def imported(path: Path) -> set[str]:
     return names
 
 
-def rooms_of(names: set[str]) -> set[str]:
-    known = FLOORS.keys() | FREE
-    parts = {name.split(".")[1] for name in names if name.startswith("otel_bridge.")}
-    return parts & known
+def files_of(names: set[str]) -> set[str]:
+    """The files of the package among imported names."""
+    paths = {
+        name.removeprefix("otel_bridge.").replace(".", "/")
+        for name in names
+        if name.startswith("otel_bridge.")
+    }
+    return {f"{path}.py" for path in paths} & FILES.keys() | {
+        f"{path}/__init__.py" for path in paths
+    } & FILES.keys()
 
 
 def test_a_module_imports_only_from_floors_below() -> None:
-    for path in PACKAGE.rglob("*.py"):
+    for path in FILES:
         here = room(path)
         if here == "__init__":
             continue
         assert here in FLOORS or here in FREE, f"{path}: which floor is it on?"
-        for there in rooms_of(imported(path)) - {here}:
+        for there in {room(each) for each in files_of(imported(path))} - {here}:
             if here in FREE:
                 raise AssertionError(f"{path} imports {there}; the simulator imports nothing")
             if there in FREE:
@@ -66,26 +114,53 @@ def test_a_module_imports_only_from_floors_below() -> None:
             assert FLOORS[there] < FLOORS[here], f"{path} imports {there}"
 
 
-def test_each_sdk_has_its_room() -> None:
-    rooms = {
-        "anthropic": {"batches", "instrumentation"},
-        "langsmith": {"langsmith", "propagation"},
-        "sqlite3": {"journal"},
+def test_no_files_import_each_other() -> None:
+    """A circle raises CycleError. A package's own face is imported by nobody in it."""
+    graph = {
+        path: {each for each in files_of(imported(path)) if not each.endswith("__init__.py")}
+        for path in FILES
+        if not path.endswith("__init__.py")
     }
-    for path in PACKAGE.rglob("*.py"):
-        for name in imported(path):
-            sdk = name.split(".")[0]
-            if sdk in rooms:
-                assert room(path) in rooms[sdk], f"{path} imports {name}"
+    assert list(TopologicalSorter(graph).static_order())
 
 
-def test_prices_are_asked_for_in_one_place() -> None:
-    askers = {
-        path.relative_to(PACKAGE).as_posix()
-        for path in PACKAGE.rglob("*.py")
-        if any(name.split(".")[0] == "genai_prices" for name in imported(path))
-    }
-    assert askers == {"domain/pricing.py"}
+def test_each_library_has_its_room() -> None:
+    for path in FILES:
+        for library in {name.partition(".")[0] for name in imported(path)} & HOMES.keys():
+            assert {room(path), path} & HOMES[library], f"{path} imports {library}"
+
+
+def test_what_is_private_to_opentelemetry_is_in_one_file() -> None:
+    for path in FILES:
+        if path in PRIVATE_ACCESS or room(path) in FREE:
+            continue
+        text = (PACKAGE / path).read_text()
+        assert "SLF001" not in text, path
+        private = [name for name in imported(path) if re.match(r"opentelemetry\b.*\._", name)]
+        assert not private, f"{path} imports {private}"
+
+
+def test_the_house_stays_small() -> None:
+    entries = [each for each in PACKAGE.iterdir() if each.name != "__pycache__"]
+    assert len(entries) <= MOST_ENTRIES
+    assert len(FILES) <= MOST_FILES
+
+
+def test_names_are_those_of_the_field() -> None:
+    for path, tree in FILES.items():
+        for node in ast.walk(tree):
+            match node:
+                case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.ClassDef():
+                    name = node.name
+                case ast.arg():
+                    name = node.arg
+                case ast.Name(ctx=ast.Store()):
+                    name = node.id
+                case ast.Attribute(ctx=ast.Store()):
+                    name = node.attr
+                case _:
+                    continue
+            assert name.lstrip("_") not in FORMER_NAMES, f"{path}:{node.lineno}: {name}"
 
 
 def test_the_domain_knows_neither_opentelemetry_nor_an_sdk() -> None:
@@ -98,7 +173,7 @@ def test_the_domain_knows_neither_opentelemetry_nor_an_sdk() -> None:
         [sys.executable, "-c", code], env=environment, text=True
     ).split()
     assert {"opentelemetry", "anthropic", "langsmith"}.isdisjoint(loaded)
-    for path in (PACKAGE / "domain").glob("*.py"):  # nor where it would be loaded later
+    for path in (each for each in FILES if room(each) == "domain"):  # nor later, in a function
         roots = {name.split(".")[0] for name in imported(path)}
         assert {"opentelemetry", "anthropic", "langsmith"}.isdisjoint(roots), path
 
@@ -113,8 +188,7 @@ def test_the_public_names_are_these() -> None:
 
 
 def test_a_type_in_a_signature_of_an_executor_is_public() -> None:
-    path = PACKAGE / "batches" / "executor.py"
-    tree = ast.parse(path.read_text())
+    tree = FILES["batches/executor.py"]
     ours = {
         alias.name
         for node in tree.body
@@ -159,7 +233,7 @@ def test_type_checkers_are_told_that_the_package_is_typed() -> None:
 
 
 def test_our_own_calls_take_nothing_private_of_the_anthropic_sdk() -> None:
-    for path in PACKAGE.rglob("*.py"):
+    for path in FILES:
         if room(path) != "instrumentation":
             private = {name for name in imported(path) if name.startswith("anthropic._")}
             assert not private, f"{path} imports {private}"

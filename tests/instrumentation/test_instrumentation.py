@@ -528,7 +528,7 @@ def test_what_three_whole_reads_lack_is_missing(
         assert len(list(service.client.messages.batches.results(batch_id))) == 3, number
     (span,) = the_batch(service)
     assert span.attributes[semconv.BATCH_MISSING_COUNT] == 1
-    assert "lack 1 requests; read them again" in caplog.text
+    assert "are short by 1 requests; read them again" in caplog.text
 
 
 def test_a_service_of_many_batches_keeps_a_bounded_number_of_requests(
