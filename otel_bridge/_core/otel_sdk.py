@@ -59,8 +59,8 @@ def add_attributes(span: ReadableSpan, attributes: Mapping[str, Any]) -> None:
 
     The SDK lets nobody set attributes when a span ends, `_on_ending` included.
     """
-    told = span._attributes  # noqa: SLF001 - as above
-    added = BoundedAttributes(attributes={**(told or {}), **attributes})
+    present = span._attributes  # noqa: SLF001 - as above
+    added = BoundedAttributes(attributes={**(present or {}), **attributes})
     added.dropped = span.dropped_attributes
     span._attributes = added  # noqa: SLF001
 

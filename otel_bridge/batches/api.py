@@ -19,7 +19,6 @@ from otel_bridge._core.json import as_object
 from otel_bridge._core.own_clients import mark_own_client
 from otel_bridge.batches.faults import CALL_FAULTS, CLIENT_FAULTS, failure, no_batch, no_client
 from otel_bridge.batches.flows import Flow, Io
-from otel_bridge.batches.redirects import NoRedirects, without_redirects
 from otel_bridge.domain.batch import BatchInfo
 from otel_bridge.domain.reader import LineBuffer
 from otel_bridge.errors import BatchError, ConfigurationError
@@ -161,15 +160,40 @@ class ResultLines:
             yield from self._io.close(self._response)
 
 
+class NoRedirects(anthropic.Middleware):
+    """Have each request answered by the host that was asked: a redirect is an error status.
+
+    The SDK's HTTP client follows redirects, and takes the header Authorization off for another
+    host, but not `x-api-key`.
+    """
+
+    def handle(
+        self, request: anthropic.APIRequest, call_next: anthropic.CallNext
+    ) -> anthropic.APIResponse[Any]:
+        request.options.follow_redirects = False
+        return call_next(request)
+
+    async def handle_async(
+        self, request: anthropic.APIRequest, call_next: anthropic.AsyncCallNext
+    ) -> anthropic.AsyncAPIResponse[Any]:
+        request.options.follow_redirects = False
+        return await call_next(request)
+
+
+def _without_redirects(client: Client) -> Client:
+    """Copy a client; the copy follows no redirect, and shares the connections of the first."""
+    return client.with_options(middleware=[*client.middleware, NoRedirects()])
+
+
 def _without_retries(client: Client) -> Client:
     """A copy without retries: a repeated create after a timeout is a second batch to pay for."""
-    return mark_own_client(without_redirects(client.with_options(max_retries=0)))
+    return mark_own_client(_without_redirects(client.with_options(max_retries=0)))
 
 
 def _without_spans(client: Client) -> Client:
     """A copy whose calls make no spans of the SDK: polls are not the user's traces."""
     quiet = client.with_options(open_telemetry={**client.open_telemetry, "traces": False})
-    return mark_own_client(without_redirects(quiet))
+    return mark_own_client(_without_redirects(quiet))
 
 
 def check_id(batch_id: str) -> None:

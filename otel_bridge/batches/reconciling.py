@@ -147,7 +147,7 @@ def _candidates(
     ahead = skew((yield from api.date()), datetime.now(UTC))
     slack = _UNKNOWN_SKEW if ahead is None else timedelta(seconds=ahead) + _SKEW
     earliest = since - slack
-    ours, unsure = [], []
+    confirmed, unsure = [], []
     for batch in (yield from api.created_since(earliest)):
         facts = BatchInfo.from_api(batch)
         recorded = journal.get(batch.id)
@@ -160,11 +160,11 @@ def _candidates(
             continue
         try:
             if (yield from belongs(api, batch.id, custom_ids)):
-                ours.append(Found(batch))
+                confirmed.append(Found(batch))
         except READ_FAULTS:
             if batch.archived_at is None:
                 unsure.append(Found(batch, tentative=True))
-    return ours or unsure
+    return confirmed or unsure
 
 
 def belongs(api: Api, batch_id: str, custom_ids: Collection[str]) -> Flow[bool]:

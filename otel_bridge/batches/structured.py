@@ -229,8 +229,8 @@ def _failure(result: BatchResult) -> Failure | None:
 def run_structured(engine: Engine, plan: Plan[T]) -> Flow[StructuredResults[T]]:
     """Run a plan's requests under a span of their own, and validate their answers."""
     requests = plan.requests
-    with structured_span(engine.recorder, plan.schema_name, plan.models, len(requests)) as tell:
+    with structured_span(engine.recorder, plan.schema_name, plan.models, len(requests)) as finish:
         results = yield from run_all(engine, requests, new=False)
         validated = yield from engine.api.io.run_in_thread(partial(plan.validated, results))
-        tell(Structured(validated.batch_ids, validated.outcomes, validated.usage, validated.cost))
+        finish(Structured(validated.batch_ids, validated.outcomes, validated.usage, validated.cost))
         return validated

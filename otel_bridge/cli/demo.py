@@ -143,9 +143,9 @@ def _checked_endpoint() -> str:
 def _point_environment_at(api: str, otlp: str, langsmith: str, state_dir: str) -> None:
     """Set the variables to the simulated servers, and remove all others that matter."""
     for name in list(os.environ):
-        ours = name in {variable.name for variable in VARIABLES}
+        of_bridge = name in {variable.name for variable in VARIABLES}
         foreign = name.startswith(("OTEL_", "LANGSMITH_", "LANGCHAIN_"))
-        if (ours or foreign) and name not in _KEPT:
+        if (of_bridge or foreign) and name not in _KEPT:
             del os.environ[name]
     os.environ |= {
         "ANTHROPIC_API_KEY": "demo",

@@ -208,9 +208,9 @@ def _exported(settings: Settings, environ: Mapping[str, str]) -> Iterator[Check]
 
 def _langsmith_content(settings: Settings) -> str:
     direct = settings.langsmith_route == "direct"
-    told = settings.span_content or (settings.langsmith_content and direct)
+    sent = settings.span_content or (settings.langsmith_content and direct)
     hidden = {"prompts": settings.langsmith_hide_inputs, "answers": settings.langsmith_hide_outputs}
-    parts = [name for name, hide in hidden.items() if told and not (hide and direct)]
+    parts = [name for name, hide in hidden.items() if sent and not (hide and direct)]
     return " and ".join(parts) or "no prompt and no answer"
 
 

@@ -74,11 +74,11 @@ def submit(file: str, *, max_cost: float | None, new: bool, as_json: bool) -> in
     requests = read_requests(file)
     check_stdout()
     session = Session(as_json=as_json, max_cost=max_cost)
-    handles, lack = session.submit(requests, new=new)
+    handles, error = session.submit(requests, new=new)
     reports = session.telemetry.finish()
     _print_submitted(handles, reports, as_json=as_json)
-    if lack:
-        raise _with_the_rest_in_a_file(lack)
+    if error:
+        raise _with_the_rest_in_a_file(error)
     return 0
 
 
@@ -247,28 +247,28 @@ def _status(outcomes: Mapping[str, int], *, fail_on_error: bool) -> int:
     return REQUESTS_FAILED if failed and fail_on_error else 0
 
 
-def _with_the_rest_in_a_file(lack: PartialSubmissionError) -> PartialSubmissionError:
+def _with_the_rest_in_a_file(error: PartialSubmissionError) -> PartialSubmissionError:
     """Write the requests that no batch has to a file, and name it in the error.
 
     The file is in the current directory, or else where temporary files are. None is written where
     all requests are to be submitted again.
     """
-    if lack.unknown:
-        return lack
-    first = lack.unsubmitted[0]["custom_id"]
+    if error.unknown:
+        return error
+    first = error.unsubmitted[0]["custom_id"]
     then = f"submit the requests from {first!r} on to go on"
     for folder in (Path(), Path(tempfile.gettempdir())):
-        path = folder / f"{lack.handles[0].id}.unsubmitted.jsonl"
+        path = folder / f"{error.handles[0].id}.unsubmitted.jsonl"
         try:
             path.touch(mode=0o600)
             with path.open("wb") as file:
-                file.writelines(orjson.dumps(each) + b"\n" for each in lack.unsubmitted)
-        except OSError as error:
-            logger.warning("%s cannot be written (%s)", path, error.strerror)
+                file.writelines(orjson.dumps(each) + b"\n" for each in error.unsubmitted)
+        except OSError as fault:
+            logger.warning("%s cannot be written (%s)", path, fault.strerror)
             continue
         then = f"submit {path} to go on"
         break
-    return PartialSubmissionError(f"{lack}; {then}", lack.handles, lack.unsubmitted)
+    return PartialSubmissionError(f"{error}; {then}", error.handles, error.unsubmitted)
 
 
 def _handles(batch: str) -> list[BatchHandle]:

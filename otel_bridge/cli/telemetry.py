@@ -89,8 +89,8 @@ class BackendReport:
         kept = f"; {self.spooled} wait on disk for `otel-bridge replay`" if self.spooled else ""
         if self.set_apart:
             kept += f"; {self.set_apart} are set apart for `otel-bridge replay --refused`"
-        lack = f"{' and '.join(what)} did not reach {self.endpoint}"
-        return f"{self.name}: {lack}{reason}{remedy}{kept}"
+        missing = f"{' and '.join(what)} did not reach {self.endpoint}"
+        return f"{self.name}: {missing}{reason}{remedy}{kept}"
 
 
 class CountingExporter(SpanExporter):

@@ -73,8 +73,8 @@ def variable_checks(environ: Mapping[str, str]) -> Iterator[Check]:
     try:
         check_exporters(environ)
     except ConfigurationError as error:
-        name, _, told = str(error).partition("=")
-        yield Check("variables", name, "wrong", told)
+        name, _, fault = str(error).partition("=")
+        yield Check("variables", name, "wrong", fault)
 
 
 def sdk_checks(settings: Settings) -> Iterator[Check]:
@@ -102,8 +102,8 @@ def _variable(variable: Variable, environ: Mapping[str, str], default: Any) -> C
             value.resolve()
     except ValueError as error:
         return Check("variables", source, "wrong", f"{text!r} cannot be used: {error}")
-    told = f"from {source}" if source != variable.name else "from the environment"
-    detail = f"{_shown(value)}, {told}: {variable.meaning}"
+    origin = f"from {source}" if source != variable.name else "from the environment"
+    detail = f"{_shown(value)}, {origin}: {variable.meaning}"
     return Check("variables", variable.name, "ok", detail)
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Mapping
+import threading
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -15,10 +17,13 @@ from otel_bridge._core.threads import run_in_thread
 from otel_bridge.domain.reader import LineBuffer, ReadPass
 
 if TYPE_CHECKING:
+    from otel_bridge.domain.batch import BatchInfo
     from otel_bridge.domain.reader import ReadResult, ResultTracker
-    from otel_bridge.instrumentation.tracker import BatchTracker, TrackedBatch
+    from otel_bridge.telemetry import BatchRecording
 
 Params = Mapping[str, Any]
+OnEnd = Callable[["TrackedBatch", int, bool], None]
+"""Gets the batch, the number of repeated results and whether the stream was read to its end."""
 
 _KEPT = ("model", "max_tokens", "temperature", "top_k", "top_p")
 _LINES_PER_HOP = 64
@@ -82,17 +87,32 @@ class RequestCapture:
         self.params[str(request.get("custom_id"))] = params
 
 
+@dataclass(slots=True)
+class TrackedBatch:
+    """A batch as this process knows it; `recording` is None before and after it is recorded."""
+
+    facts: BatchInfo
+    params: Mapping[str, Params] = field(default_factory=dict)
+    recording: BatchRecording | None = None
+    tracker: ResultTracker | None = None
+    ended: bool = False
+    reads: int = 0
+    short_reads: int = 0
+    lock: threading.RLock = field(default_factory=threading.RLock)
+    """Held while results are recorded, which may wait for a backend: never waited for by calls."""
+
+
 class ResultsTee:
     """Gives a reader the chunks of one pass through a batch's results, and records their lines."""
 
     def __init__(
         self,
-        batches: BatchTracker,
         tracked: TrackedBatch,
         tracker: ResultTracker,
         shield: Shield,
+        on_end: OnEnd,
     ) -> None:
-        self._batches = batches
+        self._on_end = on_end
         self._tracked = tracked
         self._pass = ReadPass(tracker)
         self._unrecorded: list[bytes] = []
@@ -179,7 +199,7 @@ class ResultsTee:
     def _close(self, lines: list[bytes], reached_end: bool) -> None:
         self._record(lines)
         if self._pass.tracker is self._tracked.tracker:
-            self._batches.end_pass(self._tracked, self._pass.duplicates, reached_end=reached_end)
+            self._on_end(self._tracked, self._pass.duplicates, reached_end)
 
 
 async def _close_async(chunks: AsyncIterator[bytes]) -> None:

@@ -7,13 +7,11 @@ import logging
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from otel_bridge._core.lifecycle import renew_after_fork
 from otel_bridge.domain.batch import BatchInfo
-from otel_bridge.instrumentation.streams import Params, RequestCapture, ResultsTee
+from otel_bridge.instrumentation.streams import RequestCapture, ResultsTee, TrackedBatch
 from otel_bridge.journal import PlannedBatch
 from otel_bridge.propagation import carrier as carriers
 from otel_bridge.telemetry import BatchRecorder
@@ -28,21 +26,6 @@ logger = logging.getLogger(__name__)
 MAX_BATCHES = 2_000
 MAX_REQUESTS = 200_000
 _SHORT_READS = 3
-
-
-@dataclass(slots=True)
-class TrackedBatch:
-    """A batch as this process knows it; `recording` is None before and after it is recorded."""
-
-    facts: BatchInfo
-    params: Mapping[str, Params] = field(default_factory=dict)
-    recording: BatchRecording | None = None
-    tracker: ResultTracker | None = None
-    ended: bool = False
-    reads: int = 0
-    short_reads: int = 0
-    lock: threading.RLock = field(default_factory=threading.RLock)
-    """Held while results are recorded, which may wait for a backend: never waited for by calls."""
 
 
 class BatchTracker:
@@ -117,7 +100,7 @@ class BatchTracker:
             if tracked.tracker is None:
                 complete = len(tracked.params) == tracked.facts.request_count
                 tracked.tracker = recording.track(tracked.params, complete=complete)
-            tee = ResultsTee(self, tracked, tracked.tracker, recording.shield)
+            tee = ResultsTee(tracked, tracked.tracker, recording.shield, self.end_pass)
             self._tees.add(tee)
             return tee
 
@@ -126,7 +109,7 @@ class BatchTracker:
         for tee in list(self._tees):
             tee.abandon()
 
-    def end_pass(self, tracked: TrackedBatch, duplicates: int, *, reached_end: bool) -> None:
+    def end_pass(self, tracked: TrackedBatch, duplicates: int, reached_end: bool) -> None:
         """End a pass through the results; `reached_end` tells whether the stream was read whole.
 
         A stream can be cut without an error, so results that it does not have may come with the

@@ -77,12 +77,12 @@ def _wait(variables: Mapping[str, str]) -> int:
 
 
 def _say(who: str, figures: Mapping[str, float]) -> None:
-    told = ", ".join(
+    shown = ", ".join(
         f"{name} {f'{value:.6f}' if value % 1 else f'{value:,.0f}'}"
         for name, value in figures.items()
         if value
     )
-    print(f"{who}: {told or 'nothing'}", file=sys.stderr)  # noqa: T201
+    print(f"{who}: {shown or 'nothing'}", file=sys.stderr)  # noqa: T201
 
 
 def _end(text: str) -> tuple[str, str]:

@@ -83,8 +83,8 @@ def _events(message: Mapping[str, Any]) -> Iterator[bytes]:
     for index, block in enumerate(message["content"]):
         yield from _block_events(index, block)
     stop = {"stop_reason": message["stop_reason"], "stop_sequence": None}
-    told = {k: v for k, v in usage.items() if k not in ("cache_creation", "service_tier")}
-    yield _event("message_delta", delta=stop, usage=told)
+    counted = {k: v for k, v in usage.items() if k not in ("cache_creation", "service_tier")}
+    yield _event("message_delta", delta=stop, usage=counted)
     yield _event("message_stop")
 
 

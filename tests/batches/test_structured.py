@@ -18,7 +18,7 @@ from support import Cost, Service, present
 
 from otel_bridge import ConfigurationError, RequestsError, StructuredRequest
 from otel_bridge.batches.schemas import schema_of
-from otel_bridge.simulator.structured import instance
+from otel_bridge.simulator.answers import instance
 
 MODEL = "claude-sonnet-4-5-20250929"
 PREFIX = "anthropic.message.batch.structured."
