@@ -11,8 +11,8 @@ from otel_bridge.errors import BridgeError
 
 def main() -> None:
     """Run the command line. The exit status is 0 done, 1 failed, 2 wrong usage or configuration."""
-    make_streams_safe()
     quit_on_interrupt()
+    make_streams_safe()
     try:
         from otel_bridge.cli.commands import cli  # noqa: PLC0415 - its libraries are an extra
 

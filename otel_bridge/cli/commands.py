@@ -91,7 +91,7 @@ class LazyCommand(click.Command):
         return status
 
 
-class AgeParam(click.ParamType[Any]):
+class AgeParam(click.ParamType):  # type: ignore[type-arg]  # older releases have no generic
     """A moment in the past, given as its age."""
 
     name = "age"

@@ -1,4 +1,4 @@
-"""OpenTelemetry's own variables, checked before anything is set up or sent."""
+"""Checks of OpenTelemetry's own variables, made before it is imported or set up."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ EXPORTERS = {
     "OTEL_METRICS_EXPORTER": "opentelemetry_metrics_exporter",
     "OTEL_LOGS_EXPORTER": "opentelemetry_logs_exporter",
 }
-"""Entry points of what each variable names."""
+"""The group of entry points from which each variable names some."""
 
 
 def check_context(environ: Mapping[str, str]) -> None:

@@ -95,7 +95,7 @@ def backfill(
 ) -> int:
     """Export telemetry of batches that ran without the bridge. FAILED where one could not be."""
     if not batches and since is None:
-        raise ConfigurationError("no batch is named; name batches, or use --since 7d")
+        raise ConfigurationError("no batch is named; name batches, or --since 7d")
     session = Session(as_json=as_json)
     done = []
     for each in session.executor.backfill(batches, since=since, shift_times=shift_times):

@@ -42,7 +42,7 @@ class _Elapsed(ProgressColumn):
 
 
 class Progress:
-    """Shows the state of batches on stderr: bars on a terminal, else one line for each change.
+    """Shows the state of batches: bars on a terminal, else a line on stderr for each change.
 
     The API counts requests only when a batch has ended, so a bar is empty until then.
     """
@@ -135,7 +135,7 @@ class Summary:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """The object that `--json` prints."""
+        """Give the object that `--json` prints."""
         return {
             "batches": self.batches,
             "requests": self.requests,
@@ -157,7 +157,7 @@ def first_attempts(handles: Sequence[BatchHandle]) -> list[BatchRecording]:
 
 
 def usage_dict(usage: TokenUsage) -> dict[str, int]:
-    """Tokens by type, named as the API names them."""
+    """Give the tokens by type, named as the API names them."""
     return {name: getattr(usage, name) for name in TokenUsage.__dataclass_fields__}
 
 
@@ -173,7 +173,7 @@ def _run_url(
 
 
 def print_summary(console: Console, summary: Summary) -> None:
-    """The summary as a table."""
+    """Print a summary as a table, the trace and the LangSmith run below it."""
     table = Table(title="Message Batch", title_justify="left", show_header=False)
     table.add_column()
     table.add_column(justify="right")
@@ -198,7 +198,7 @@ def print_summary(console: Console, summary: Summary) -> None:
 
 
 def print_estimate(console: Console, estimate: Estimate) -> None:
-    """An estimate as a table of ranges."""
+    """Print an estimate as a table of ranges."""
     table = Table(title="Estimate at batch price", title_justify="left", show_header=False)
     table.add_column()
     table.add_column(justify="right")

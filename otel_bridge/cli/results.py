@@ -1,4 +1,4 @@
-"""Where results are written: JSON lines as the API gave them, or a Parquet table."""
+"""Files of results: JSON lines as the API sent them, or a Parquet table."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Sink:
-    """Where results go: `write` takes one, `flush` puts what was written on disk."""
+    """An open file of results: `write` adds one, `flush` puts those written on disk."""
 
     write: Callable[[BatchResult], None]
     flush: Callable[[], None]
@@ -33,7 +33,7 @@ _TOKENS = tuple(TokenUsage.__dataclass_fields__)
 
 
 def is_parquet(path: str | None) -> bool:
-    """Whether a path asks for Parquet. Raises ConfigurationError when that cannot be written."""
+    """Return whether a path names a Parquet file. Raises ConfigurationError without pyarrow."""
     if path is None or not path.endswith(".parquet"):
         return False
     try:
@@ -81,9 +81,9 @@ def _is_same_file(one: str, other: str) -> bool:
 
 @contextlib.contextmanager
 def results_file(path: str | None) -> Iterator[Sink]:
-    """A file of JSON lines or Parquet by its name, or stdout.
+    """Open a file of results, Parquet where its name ends so; stdout for no path.
 
-    A Parquet file is whole when it is closed, and nothing before.
+    A Parquet file can be read only after it is closed.
     """
     if path is None:
         with open_stdout() as file:

@@ -85,7 +85,7 @@ def submit(file: str, *, max_cost: float | None, new: bool, as_json: bool) -> in
 def _print_submitted(
     handles: list[BatchHandle], reports: Iterable[BackendReport], *, as_json: bool
 ) -> None:
-    """Print the ids; an error that stdout has names the batches, which are paid for."""
+    """Print what `collect` needs. Raises BridgeError, which names the batches, if it cannot be."""
     ids = [handle.id for handle in handles]
     submitted = {
         "batches": ids,
@@ -131,7 +131,7 @@ class Session:
 
     @contextlib.contextmanager
     def creating(self) -> Iterator[None]:
-        """Say what to do where it is interrupted while batches are created."""
+        """Turn Ctrl-C while batches are created into an error that names the way on."""
         try:
             yield
         except KeyboardInterrupt:
@@ -145,7 +145,7 @@ class Session:
     def submit(
         self, requests: list[Request], *, new: bool
     ) -> tuple[list[BatchHandle], PartialSubmissionError | None]:
-        """What was created, and why that is not all."""
+        """Submit requests; return the batches created, and the error where that is not all."""
         try:
             with self.creating():
                 return self.executor.submit(requests, new=new), None
@@ -155,9 +155,10 @@ class Session:
     def write(
         self, results: Iterable[BatchResult], batches: list[BatchHandle], output: str | None
     ) -> Counter[str]:
-        """Write each result as it is read, so that nothing of telemetry can keep it back.
+        """Write each result as it is read, before telemetry records it.
 
-        Returns the number of requests by outcome; `batches` may grow meanwhile.
+        Returns the number of requests by outcome. `batches` may grow meanwhile: a failed request
+        may go through another batch.
         """
         outcomes: Counter[str] = Counter()
         self.output = output or (f"{batches[0].id}.jsonl" if self.as_json else None)
@@ -184,7 +185,7 @@ class Session:
         return outcomes
 
     def _interrupted(self, batches: list[BatchHandle], stop: KeyboardInterrupt) -> NoReturn:
-        """Leave the batch running, or cancel it where someone asks for that once more."""
+        """Leave the batches running, or cancel them after a second Ctrl-C and a yes."""
         on = "the batch goes on" if len(batches) == 1 else "the batches go on"
         goes_on = f"interrupted; {on}, {_again(batches)}"
         watched = sys.stdin.isatty() and sys.stderr.isatty()
@@ -214,6 +215,7 @@ class Session:
     def summarise(
         self, batches: list[BatchHandle], outcomes: Mapping[str, int], attempts: int = 1
     ) -> None:
+        """Flush telemetry; print the summary, and a line for all that did not arrive."""
         reports = self.telemetry.finish()
         summary = render.Summary.of(batches, outcomes, attempts, reports, self.telemetry.langsmith)
         if self.as_json:

@@ -14,9 +14,12 @@ import os
 import signal
 import sys
 from types import FrameType
-from typing import IO, NoReturn, TextIO
+from typing import IO, TYPE_CHECKING, NoReturn, TextIO
 
 from otel_bridge.errors import BridgeError, ConfigurationError
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 FAILED, WRONG, REQUESTS_FAILED = 1, 2, 3
 """Exit statuses. WRONG means wrong usage or configuration."""
@@ -63,7 +66,7 @@ def check_stdout() -> None:
 class _SafeOutput(io.RawIOBase):
     """A raw stream that drops what nobody reads."""
 
-    def __init__(self, raw: io.RawIOBase, descriptor: int) -> None:
+    def __init__(self, raw: io.FileIO, descriptor: int) -> None:
         self._raw = raw
         self._descriptor = descriptor
 
@@ -76,14 +79,14 @@ class _SafeOutput(io.RawIOBase):
     def isatty(self) -> bool:
         return self._raw.isatty()
 
-    def write(self, data: object, /) -> int | None:
+    def write(self, data: ReadableBuffer, /) -> int | None:
         try:
-            return self._raw.write(data)  # type: ignore[arg-type]
+            return self._raw.write(data)
         except OSError as error:
             if self._descriptor == 1 and error.errno not in _READER_IS_GONE:
                 reason = error.strerror or error
                 raise BridgeError(f"stdout: cannot be written ({reason})") from error
-            return len(data)  # type: ignore[arg-type]
+            return memoryview(data).nbytes
 
 
 def _safe(stream: TextIO | None, descriptor: int) -> TextIO:

@@ -108,7 +108,7 @@ def _variable(variable: Variable, environ: Mapping[str, str], default: Any) -> C
 
 
 def _shown(value: Any) -> str:
-    """A value as the environment spells it."""
+    """Spell a value as the environment does."""
     return str(value).lower() if value is None or isinstance(value, bool) else str(value)
 
 

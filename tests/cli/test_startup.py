@@ -54,8 +54,8 @@ def test_help_and_completion_load_no_sdk(
     assert SDKS.isdisjoint(loaded)
 
 
-@pytest.mark.parametrize("command", ["demo", "watch", "--help"])
-@pytest.mark.parametrize("delay", [0.0, 0.02, 0.05, 0.1, 0.2, 0.4, 0.8])
+@pytest.mark.parametrize("command", ["demo", "watch"])
+@pytest.mark.parametrize("delay", [0.0, 0.05, 0.1, 0.2, 0.5, 1.0])
 def test_ctrl_c_during_start_up_is_one_line(bridge: Any, command: str, delay: float) -> None:
     running = subprocess.Popen(
         [sys.executable, "-X", "importtime", "-m", "otel_bridge.cli", command],
