@@ -1,4 +1,4 @@
-"""Requests of a batch: checked whole, by the rules the API documents, before anything is sent."""
+"""Requests of a batch, checked by the rules the API documents before anything is sent."""
 
 from __future__ import annotations
 
@@ -58,11 +58,11 @@ def models_of(requests: Iterable[Request]) -> tuple[str, ...]:
 def split_requests(
     requests: Iterable[Request], *, max_requests: int = MAX_REQUESTS, max_bytes: int = MAX_BYTES
 ) -> list[list[Request]]:
-    """The requests in as few parts, in order, as one batch each may take.
+    """The requests in as few chunks, in order, as one batch each may take.
 
     Raises RequestsError for a request that is too large for any batch.
     """
-    parts: list[list[Request]] = []
+    chunks: list[list[Request]] = []
     room = 0
     for request in requests:
         size = len(content.dumps(request)) + 1
@@ -71,12 +71,12 @@ def split_requests(
                 f"the request {request['custom_id']!r} has {size:,} bytes, more than the "
                 f"{max_bytes:,} of a whole batch; shorten it"
             )
-        if not parts or len(parts[-1]) == max_requests or size > room:
-            parts.append([])
+        if not chunks or len(chunks[-1]) == max_requests or size > room:
+            chunks.append([])
             room = max_bytes - _ENVELOPE_BYTES
-        parts[-1].append(request)
+        chunks[-1].append(request)
         room -= size
-    return parts
+    return chunks
 
 
 def _check(request: Any, place: str) -> str:
