@@ -86,13 +86,13 @@ class BatchExecutor:
     def submit(
         self, requests: Iterable[Request], *, resume: bool = False, new: bool = False
     ) -> list[BatchHandle]:
-        """Check the requests whole, then create the batch; its span is open from here on.
+        """Check all requests, then create their batch; its span is open from here on.
 
         Nothing is sent where it may cost more than OTEL_BRIDGE_MAX_COST. More than one batch
         takes (100,000 requests or 256 MB) becomes several under one span.
-        With `resume`, batches of these very requests that an earlier call with `resume` created
-        and nobody collected are gone on with, whatever became of its process. With `new`, new
-        ones are created even where an earlier call broke off and may have created some.
+        With `resume`, it goes on with batches of these very requests that an earlier call with
+        `resume` created and nobody collected, whatever became of its process. With `new`, it
+        creates new ones even where an earlier call broke off and may have created some.
 
         Raises RequestsError, ConfigurationError and CostLimitError before anything is sent,
         BatchError when the API refuses, SubmissionAmbiguousError when it cannot be known whether

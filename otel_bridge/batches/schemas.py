@@ -108,7 +108,7 @@ def schema_of(schema: type[T] | Mapping[str, Any]) -> Schema[Any]:
             return adapter.validate_json(text)
         except pydantic.ValidationError as error:
             first, *others = error.errors(include_url=False, include_input=False)
-            raise ValueError(_fault(first["loc"], first["msg"], len(others))) from None
+            raise ValueError(_violation(first["loc"], first["msg"], len(others))) from None
 
     return Schema(name, json, parse)
 
@@ -126,7 +126,7 @@ def _json_schema_parser(schema: Mapping[str, Any]) -> Callable[[str | bytes], An
         kind.check_schema(schema)
     except jsonschema.SchemaError as error:
         raise RequestsError(
-            f"the JSON schema is not one: {_fault(error.path, error.message, 0)}"
+            f"the JSON schema is not one: {_violation(error.path, error.message, 0)}"
         ) from error
     validator = kind(schema)
 
@@ -137,13 +137,13 @@ def _json_schema_parser(schema: Mapping[str, Any]) -> Callable[[str | bytes], An
             raise ValueError(f"not JSON: {error}") from None
         faults = list(validator.iter_errors(value))
         if faults:
-            raise ValueError(_fault(faults[0].path, faults[0].message, len(faults) - 1))
+            raise ValueError(_violation(faults[0].path, faults[0].message, len(faults) - 1))
         return value
 
     return parse
 
 
-def _fault(path: Any, message: str, others: int) -> str:
+def _violation(path: Any, message: str, others: int) -> str:
     place = ".".join(map(str, path))
     more = f", and {others} more" if others else ""
     return f"{place}: {message}{more}" if place else f"{message}{more}"
