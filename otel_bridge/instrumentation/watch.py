@@ -33,7 +33,7 @@ _SHORT_READS = 3
 
 @dataclass(slots=True)
 class Watched:
-    """A batch as this process knows it; without a recording it was told of, or was not begun."""
+    """A batch as this process knows it; it has a recording while it is being recorded."""
 
     facts: BatchInfo
     params: Mapping[str, Params] = field(default_factory=dict)
@@ -43,11 +43,11 @@ class Watched:
     reads: int = 0
     short_reads: int = 0
     lock: threading.RLock = field(default_factory=threading.RLock)
-    """Held while results are recorded, which may wait for a backend: never waited for by calls."""
+    """Held while results are recorded, which may wait for a backend; calls never wait for it."""
 
 
 class Watch:
-    """Feeds the recorder with what calls of the anthropic SDK tell of batches."""
+    """Records batches by what calls of the anthropic SDK send and return."""
 
     def __init__(self, recorder: BatchRecorder, mirror: LangSmithSpanProcessor | None) -> None:
         self._recorder = recorder
@@ -58,7 +58,7 @@ class Watch:
         self._requests = 0
         self.after_fork()
         renew_after_fork(self)
-        # On its own, for it has to come before the provider's, which is older, shuts that down.
+        # The newest handler runs first: before the provider's own, which shuts the provider down.
         atexit.register(_leave, weakref.ref(self))
 
     def after_fork(self) -> None:
@@ -69,13 +69,13 @@ class Watch:
             watched.lock = threading.RLock()
 
     def sent(self) -> Sent:
-        """A note of requests that are about to be sent."""
+        """Make a note of requests that are about to be sent."""
         settings = self._recorder.settings
         mirrored = settings.langsmith_tracing and settings.langsmith_content
         return Sent(whole=bool(settings.span_content or mirrored))
 
     def created(self, batch: Any, sent: Sent) -> None:
-        """A batch was created in the current context."""
+        """Record that a batch was created, below the span of the current context."""
         facts = BatchInfo.from_api(batch)
         sent.done()
         journal = self._recorder.journal
@@ -91,7 +91,7 @@ class Watch:
             self._forget_oldest()
 
     def described(self, batch: Any) -> None:
-        """The API described a batch that is waited for, whoever created it."""
+        """Record what the API says of a batch now, whoever created it."""
         facts = BatchInfo.from_api(batch)
         with self._lock:
             watched = self._known(facts)
@@ -109,7 +109,10 @@ class Watch:
                 watched.lock.release()
 
     def reading(self, batch_id: str) -> Reading | None:
-        """For a pass through a batch's results; None where there is nothing more to tell."""
+        """Make the reading of one pass through a batch's results.
+
+        Returns None for a batch that is unknown here or recorded to its end.
+        """
         with self._lock:
             watched = self._batches.get(batch_id)
             if watched is None or watched.ended:
@@ -123,16 +126,16 @@ class Watch:
             return reading
 
     def leave(self) -> None:
-        """The process ends: streams that are still held are read no further."""
+        """Record at the end of the process what streams that are still open have given."""
         for reading in list(self._readings):
             reading.leave()
 
     def read(self, watched: Watched, duplicates: int, *, whole: bool) -> None:
-        """A pass through the results is over: the batch ends with the last result there is.
+        """End a pass through the results; `whole` is True where the stream was read to its end.
 
-        What a stream that was read `whole` lacks may come with the next one, as streams are cut
-        without a word. After as many tries as the executor makes it is told as missing, and a
-        later reading that has it tells of the batch anew.
+        The batch ends when every request has its result. A stream may be cut without an error, so
+        what one complete pass lacks may come with the next. After three complete passes it counts
+        as missing, and a later pass that has it records the batch again.
         """
         recording, tracker = watched.recording, watched.tracker
         if recording is None or tracker is None:
@@ -175,7 +178,7 @@ class Watch:
         self._recorder.journal.mark_collected(watched.facts.id)
         if self._mirror is not None and self._mirror.force_flush():
             recording.mark_runs_exported()
-        recording.abandon()  # so that anybody may tell again of what was lost or is missing
+        recording.abandon()  # so that anybody may export what was lost or is missing
 
     def _forget_oldest(self) -> None:
         while len(self._batches) > MAX_BATCHES:
