@@ -1,4 +1,4 @@
-"""The wait for a batch's end, and its results: each given once, and none too few."""
+"""Waits for a batch to end, then reads its results: each is given once, and none is left out."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _READS = 3
 _FAULTS_IN_A_ROW = 20
 _NOT_FOUND_IN_A_ROW = 3
 _FINAL = frozenset(range(400, 429)) - {408, 409}
-"""Answers that waiting does not change."""
+"""Statuses that waiting does not change."""
 
 
 def wait(
@@ -45,9 +45,13 @@ def wait(
 ) -> Flow[BatchInfo]:
     """Poll until the batch ended; `on_described` gets each answer.
 
-    A batch that was created just now is not asked for before the poll interval is over. Faults
-    that pass (no connection, 429, 5xx) do not end the wait for a batch that the API has described
-    before; nor do the first 404s, which are reported right after a batch's creation.
+    The first poll of a new batch comes one poll interval after its creation. Statuses that may
+    change (408, 409, 429, 5xx) do not end the wait, nor does a lost connection once the API has
+    described the batch, up to 20 faults in a row. The first 404s do not end it either: the API is
+    reported to give them right after a batch's creation.
+
+    Raises BatchNotFoundError for an unknown batch, ConfigurationError where a setting is wrong,
+    else BatchError.
     """
     batch_id, shift = handle.id, handle.shift
     pause = settings.poll_interval
@@ -55,7 +59,7 @@ def wait(
     exists = handle.recording is not None or handle.tentative
     if handle.recording is not None:
         recorded = handle.recording.batch
-        handle.recording.update(recorded)  # no news, but somebody waits from here on
+        handle.recording.update(recorded)  # the same batch, which is waited for from now on
         age = (datetime.now(UTC) - recorded.created_at).total_seconds()
         if recorded.status != "ended" and 0 <= age < pause:
             yield from api.io.sleep(pause - age)
@@ -88,9 +92,10 @@ def wait(
 
 
 class Collector:
-    """Makes lines of one batch into results, over one or more reads.
+    """Turns the lines of one batch into results, over one or more passes.
 
-    Each result is given once. It is recorded only if no earlier collector of the batch had it.
+    `parse` returns each result once. A result that an earlier collector of the same batch has
+    parsed is not recorded again.
     """
 
     def __init__(self, handle: BatchHandle, facts: BatchInfo, recording: BatchRecording) -> None:
@@ -106,11 +111,11 @@ class Collector:
         return not self._tracker.missing
 
     def restart(self) -> None:
-        """The results are read from their start."""
+        """Begin another pass: the results are read from their start again."""
         self._pass = ReadPass(self._tracker)
 
     def parse(self, lines: Iterable[bytes]) -> list[BatchResult]:
-        """The results of lines, but for those that are blank, cut or repeats."""
+        """Return the results in lines; blank, cut and repeated lines have none."""
         return [result for result in map(self._parse, lines) if result is not None]
 
     def _parse(self, raw: bytes) -> BatchResult | None:
@@ -134,7 +139,7 @@ class Collector:
             self._recording.add_result(waiting.popleft())
 
     def finish(self) -> None:
-        """Record the end: all was read that can be."""
+        """Record the end of the batch: its results will not be read again."""
         self.record()
         self._recording.end(
             self._facts, duplicates=self._pass.duplicates, missing=self._tracker.missing
@@ -148,10 +153,11 @@ def read_all(
     select: Callable[[list[BatchResult]], list[BatchResult]],
     on_emitted: Callable[[], None],
 ) -> Stream[BatchResult]:
-    """Every result once; a short or broken stream is read again from its start.
+    """Emit each result once. A stream that is short or breaks off is read again from its start.
 
-    Of what arrives together, the results that `select` returns are emitted, then `on_emitted` is
-    called, and all are recorded. Raises READ_FAULTS when the last read fails.
+    For the results that arrive together, three steps follow: those that `select` returns are
+    emitted, `on_emitted` is called, and all of them are recorded. Raises READ_FAULTS when the last
+    of three reads fails.
     """
     for attempt in range(_READS):
         if attempt:
@@ -169,7 +175,7 @@ def read_all(
             logger.warning("Reading results broke off (%s)", type(error).__name__)
         finally:
             yield from lines.close()
-            # The last ones, where the reader goes away.
+            # Where the reader went away, the results that it got last are not recorded yet.
             yield from api.io.run_in_thread(collector.record)
         if collector.complete:
             return

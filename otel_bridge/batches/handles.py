@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 MAX_REQUESTS = 200_000
-"""Of the batches that are not collected; their handles, where the caller has them, know theirs."""
+"""How many requests of uncollected batches are kept here; a handle keeps its own in any case."""
 
 
 @dataclass(slots=True)
@@ -45,10 +45,10 @@ class BatchHandle:
     """The journal's id of the submission, while this process means to collect the batch."""
 
     tentative: bool = field(default=False, repr=False, compare=False)
-    """Whether only the results will show that it is no stranger's; until then it has no spans."""
+    """Whether the match is by time and size only; until its results prove it, it has no spans."""
 
     shift: timedelta = field(default=timedelta(0), repr=False, compare=False)
-    """How much later than it ran its spans are to lie."""
+    """Added to the times of its spans, for backends that refuse old ones."""
 
     def __post_init__(self) -> None:
         check_id(self.id)
@@ -93,7 +93,7 @@ def _no_handle(why: str) -> ConfigurationError:
 
 
 class Handles:
-    """The handles of this process by batch id; `prepare` is called before a span is made."""
+    """The handles of this process by batch id; `prepare` is called before a batch's span starts."""
 
     def __init__(self, recorder: BatchRecorder, prepare: Callable[[], object]) -> None:
         self._recorder = recorder
@@ -107,7 +107,10 @@ class Handles:
         requests: Sequence[Request],
         carrier: Mapping[str, str],
     ) -> BatchHandle:
-        """The handle of a batch that was created here or, by an earlier try, elsewhere."""
+        """Make the handle of a batch that was created here, or elsewhere by an earlier try.
+
+        Its recording starts, unless the batch is tentative.
+        """
         recorded = self._recorder.journal.get(facts.id)
         params = {request["custom_id"]: request["params"] for request in requests}
         models = models_of(requests)
@@ -133,7 +136,7 @@ class Handles:
     def resolve(self, batch: BatchHandle | str) -> BatchHandle:
         """The handle of a batch, completed by what this process or the journal knows."""
         handle = batch if isinstance(batch, BatchHandle) else BatchHandle(batch, 0)
-        if handle.tentative:  # of one of several submissions, perhaps
+        if handle.tentative:  # another submission may have matched the same batch
             return handle
         submitted = self._submitted.get(handle.id)
         if submitted is not None:
@@ -150,9 +153,10 @@ class Handles:
         return handle
 
     def update(self, api: Api, handle: BatchHandle, facts: BatchInfo) -> Flow[None]:
-        """Record that the API described a batch anew.
+        """Record what the API says of a batch now.
 
-        Raises SubmissionAmbiguousError for a tentative one whose results are others'.
+        A tentative batch that has ended is verified first. Raises SubmissionAmbiguousError where
+        its results are of other requests.
         """
         created = handle.tentative
         if handle.tentative and facts.status == "ended":
@@ -166,11 +170,11 @@ class Handles:
             )
 
     def forget(self, handle: BatchHandle) -> None:
-        """Nobody asks for it by its id alone any more."""
+        """Forget a handle: its batch was collected, or is not ours."""
         self._submitted.pop(handle.id, None)
 
     def uncollected(self) -> list[BatchHandle]:
-        """What was submitted here and not collected, as far as it is remembered."""
+        """The handles that are kept: their batches were submitted here and not collected."""
         return list(self._submitted.values())
 
     def _verify(self, api: Api, handle: BatchHandle) -> Flow[None]:

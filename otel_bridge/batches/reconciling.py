@@ -1,4 +1,4 @@
-"""Finding the batch of a submission whose answer was lost, and no stranger's.
+"""Finds the batch of a submission whose answer was lost, and takes nobody else's batch for it.
 
 The API's list says when a batch was created and how many requests it has, but not their custom
 ids. These show in its results. Until a batch has ended, a match by time and size is tentative.
@@ -39,15 +39,16 @@ _FRESH_SECONDS = 60.0
 _CANCELING_SECONDS = 2.0
 
 confirmed_batch_ids: set[str] = set()
-"""Batches that this process surely created; without a journal nothing else says so."""
+"""Ids of batches that this process has certainly created. Without a journal nothing else knows."""
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
     """A batch for a submission.
 
-    It is `tentative` when the match is by time and size only: its results may still prove to be a
-    stranger's. It is `already_recorded` as submitted when the journal had its id.
+    It is `tentative` when the match is by time and size only: its results may still prove that it
+    is somebody else's. It is `already_recorded` when the journal had its id: then it was counted
+    as submitted before.
     """
 
     batch: MessageBatch
@@ -58,7 +59,7 @@ class Found:
 def created_earlier(
     api: Api, journal: Journal, submission: Submission, requests: Sequence[Request]
 ) -> Flow[Found | None]:
-    """The batch that an earlier submission created, None when there is none that can serve."""
+    """Return the batch that an earlier submission created, None if none or its results are gone."""
     if submission.batch_id is not None:
         found = yield from _resume(api, submission, submission.batch_id)
         if found is None:
@@ -83,7 +84,11 @@ def reconcile(
     started: datetime,
     reason: str,
 ) -> Flow[Found]:
-    """The batch that a call created whose answer is lost for a `reason`."""
+    """Return the batch that a create call made although its answer was lost.
+
+    `started` is when the call began, by this clock. `reason` says why there is no answer. Raises
+    SubmissionAmbiguousError where no batch fits, or several do.
+    """
     found = yield from find(api, journal, requests, started, reason)
     if found is None:
         raise SubmissionAmbiguousError(
@@ -103,7 +108,11 @@ def find(
     since: datetime,
     reason: str,
 ) -> Flow[Found | None]:
-    """The batch that a submission since a moment of this clock made, None when there is none."""
+    """Return the batch of these requests that was created at `since` or later, by this clock.
+
+    Returns None where no batch fits. Raises SubmissionAmbiguousError, which begins with `reason`,
+    where several batches fit, or the API's list cannot be read.
+    """
     custom_ids = {request["custom_id"] for request in requests}
     fresh = (datetime.now(UTC) - since).total_seconds() < _FRESH_SECONDS
     found: list[Found] | None = None
@@ -112,7 +121,7 @@ def find(
         yield from api.io.sleep(pause)
         try:
             found = yield from _candidates(api, journal, custom_ids, since)
-        except Exception as error:  # noqa: BLE001 - what is not known stays so, whatever the fault
+        except Exception as error:  # noqa: BLE001 - any fault leaves it unknown
             fault = describe(error)
             continue
         if found:
@@ -143,7 +152,7 @@ def _again(journal: Journal) -> str:
 def _candidates(
     api: Api, journal: Journal, custom_ids: Collection[str], since: datetime
 ) -> Flow[list[Found]]:
-    """Batches that fit: those whose results are ours, else those that have none yet."""
+    """Batches that fit: those whose results are ours, else those without readable results."""
     ahead = skew((yield from api.date()), datetime.now(UTC))
     slack = _UNKNOWN_SKEW if ahead is None else timedelta(seconds=ahead) + _SKEW
     earliest = since - slack
@@ -168,7 +177,7 @@ def _candidates(
 
 
 def belongs(api: Api, batch_id: str, custom_ids: Collection[str]) -> Flow[bool]:
-    """Whether the batch has results, and of these requests alone."""
+    """Whether the batch has results, and all of them are of these requests."""
     found = False
     lines = api.results(batch_id)
     try:
@@ -183,7 +192,7 @@ def belongs(api: Api, batch_id: str, custom_ids: Collection[str]) -> Flow[bool]:
 
 
 def _custom_ids(lines: Iterable[bytes]) -> Iterator[str]:
-    """The custom ids of result lines, but for those that are cut."""
+    """The custom ids in result lines; a line that is cut has none."""
     for line in lines:
         with contextlib.suppress(orjson.JSONDecodeError):
             custom_id = as_text(as_object(orjson.loads(line)).get("custom_id"))
@@ -192,7 +201,7 @@ def _custom_ids(lines: Iterable[bytes]) -> Iterator[str]:
 
 
 def _resume(api: Api, submission: Submission, batch_id: str) -> Flow[Found | None]:
-    """The batch that a submission has already, None where its results are gone."""
+    """Return the batch that a submission is bound to, None where its results are gone."""
     try:
         batch = yield from _retrieve(api, batch_id)
         while batch is not None and batch.processing_status == "canceling":
@@ -212,7 +221,7 @@ def _resume(api: Api, submission: Submission, batch_id: str) -> Flow[Found | Non
 
 
 def _retrieve(api: Api, batch_id: str) -> Flow[MessageBatch | None]:
-    for pause in _LOOKS[:2]:  # a 404 right after the creation is reported to pass
+    for pause in _LOOKS[:2]:  # a 404 may pass: it is reported right after a creation
         try:
             return (yield from api.retrieve(batch_id))
         except anthropic.NotFoundError:

@@ -1,4 +1,4 @@
-"""Creating batches, never twice: an intent is noted first, and a lost answer is looked up."""
+"""Creates batches, never twice: the journal knows first, and a lost answer is looked up."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ OnCreated = Callable[[Found, Sequence[Request]], Flow["BatchHandle"]]
 
 @dataclass(frozen=True, slots=True)
 class _Creation:
-    """One batch to be: its requests, its intent, and the earlier submission of it, if any."""
+    """A batch to create: its requests, its submission, and an earlier submission of the same."""
 
     requests: Sequence[Request]
     submission_id: int | None
@@ -48,7 +48,7 @@ class _Creation:
 
     @property
     def exists(self) -> bool:
-        """Whether an earlier submission has a batch of it."""
+        """Whether an earlier submission has created it."""
         return self.earlier is not None and self.earlier.batch_id is not None
 
 
@@ -65,12 +65,13 @@ def submit(
 ) -> Flow[list[BatchHandle]]:
     """Create a batch of each chunk of requests, or find the one that an earlier try created.
 
-    `on_created` gets each batch and its requests, and returns the handle. All submissions are in
-    the journal before the first call, and each batch's id after its own call. So when a
-    submission broke off, the next one of the same requests goes on with it. With `resume`, it
-    also goes on with batches that a submission with `resume` created and nobody collected, and
-    the caller releases the submissions. With `new`, it goes on with nothing. `after` are the
-    batches in which these requests failed: the same requests after others are another submission.
+    `on_created` gets each batch and its requests, and returns the handle. `after` are the ids of
+    the batches in which these requests failed before; they are part of the submission's key.
+
+    The journal has all submissions before the first call, and each batch's id after its own call.
+    So a later call with the same requests continues a submission that broke off. With `resume`, it
+    also continues batches that an earlier call with `resume` created and nobody collected; then
+    the caller has to release the submissions. With `new`, it continues nothing.
     """
     plan = _plan(journal, chunks, carrier, after, resume=resume, new=new)
     handles: list[BatchHandle] = []
@@ -88,7 +89,7 @@ def submit(
             handle.submission_id = planned.submission_id
             handles.append(handle)
     except BaseException as error:
-        # Also where it is an interruption: then nobody knows what became of the call.
+        # Also for an interruption, after which nobody knows whether the call created a batch.
         journal.release(planned.submission_id for planned in plan)
         if handles and isinstance(error, BatchError):
             raise _partial(error, handles, plan) from error
@@ -116,7 +117,7 @@ def _plan(
         earlier = []
     submission_ids: list[int | None] = [each.id for each in earlier]
     journal.take_ownership(submission_ids)
-    # After a refusal of one of several batches, those before it are there.
+    # Where a later batch of several was refused, the earlier ones have submissions already.
     started_at = earlier[0].started_at if earlier else None
     rest = [journal_entry(each) for each in chunks[len(earlier) :]]
     submission_ids += journal.begin_submission(

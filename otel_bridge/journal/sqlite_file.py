@@ -83,8 +83,8 @@ class JournalFile:
     def run(self, work: Work[T], default: T) -> T:
         """Return what `work` returns in a transaction, `default` where the file cannot be used."""
         with self._lock:
-            # The collector of garbage may close a reader of results amid a transaction of the
-            # same thread, and closing it calls the journal.
+            # The garbage collector may run in the middle of a transaction and close a reader of
+            # results, and closing it calls the journal on the same thread.
             if self._directory is None or self._busy:
                 return default
             self._busy = True
@@ -124,8 +124,8 @@ class JournalFile:
         self._deferred.clear()
 
     def _open(self, directory: Path) -> sqlite3.Connection:
-        # After one transaction waited for a lock in vain, the next ones wait shortly: a call of a
-        # service makes several.
+        # One call of a service makes several transactions. After one of them waited for a lock in
+        # vain, the next ones wait less.
         timeout = _STILL_LOCKED_SECONDS if self._warned else _LOCKED_SECONDS
         if self._connection is not None:
             self._connection.execute(f"PRAGMA busy_timeout = {timeout * 1000:.0f}")

@@ -1,4 +1,4 @@
-"""Spans of a batch's requests: one for each, and beyond the cap one for the sum of many."""
+"""Spans of a batch's requests: one for each, and roll-up spans for those beyond the cap."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Selection:
         self._heap: list[_Ranked] = []
 
     def offer(self, result: ReadResult, *, spread: int) -> ReadResult | None:
-        """Add a result; returns the one that it displaces or itself, None while there is room."""
+        """Offer a result. Returns the one that is not kept, which may be itself, or None."""
         ranked = _Ranked((not result.outcome.succeeded, spread), result)
         if len(self._heap) < self._cap:
             heapq.heappush(self._heap, ranked)
@@ -58,7 +58,7 @@ class Selection:
         return heapq.heappushpop(self._heap, ranked).result
 
     def drain(self) -> list[ReadResult]:
-        """Return what was kept, and keep it no longer."""
+        """Return the kept results, and forget them."""
         kept = [ranked.result for ranked in self._heap]
         self._heap = []
         return kept
@@ -95,7 +95,7 @@ class RequestSpans:
         self._sums: defaultdict[tuple[str, str], Sum] = defaultdict(Sum)
 
     def add(self, result: ReadResult) -> None:
-        """Emit the span of one request, unless the cap has it wait for the others."""
+        """Emit the span of one request; beyond the cap, keep its result, or add one to a sum."""
         if self._selection is None:
             self._emit(result)
             return
@@ -106,7 +106,7 @@ class RequestSpans:
             self._sums[outcome.model, outcome.kind].add(outcome.usage, outcome.cost)
 
     def finish(self) -> None:
-        """All results were added: emit those that waited, and the sums of the others."""
+        """After the last result, emit the spans of kept results and roll-up spans of the others."""
         if self._selection is not None:
             for result in self._selection.drain():
                 self._emit(result)
@@ -166,7 +166,7 @@ class RequestSpans:
         )
 
     def _inference(self, model: str, kind: str, usage: TokenUsage, cost: Cost | None) -> Attributes:
-        """What spans of requests and of sums share; only an answer has usage and cost."""
+        """Attributes of request spans and roll-up spans; only an answer has usage and cost."""
         attributes: Attributes = {
             semconv.GEN_AI_OPERATION_NAME: "chat",
             semconv.GEN_AI_PROVIDER_NAME: "anthropic",

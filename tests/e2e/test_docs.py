@@ -1,7 +1,8 @@
-"""Every snippet of the docs runs as it stands, page by page, against the simulator."""
+"""Every snippet of the docs runs as it stands, page by page, and what pages name is there."""
 
 from __future__ import annotations
 
+import ast
 import re
 import shutil
 import subprocess
@@ -16,11 +17,16 @@ from otel_bridge.config import VARIABLES
 from otel_bridge.simulator import LangSmithCapture, MessageBatchesServer, OtlpCapture
 
 ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "otel_bridge"
+README = ROOT / "README.md"
 PAGES = sorted((ROOT / "docs").glob("*.md"))
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 KINDS = {"sh", "python"}
 SAVE = "# save: "
-WITHOUT_BATCHES = {"README", "testing", "troubleshooting"}
+WITHOUT_BATCHES = {
+    *("README", "architecture", "commands", "configuration", "guarantees", "langsmith"),
+    *("telemetry", "testing", "troubleshooting"),
+}
 """Pages that run none, or none against the servers of these tests."""
 
 BASH = shutil.which("bash") or ""
@@ -110,7 +116,7 @@ def test_single_calls_nest_and_are_priced(
 
 
 def test_every_command_and_variable_is_in_the_docs(bridge: Command) -> None:
-    told = "".join(page.read_text() for page in [*PAGES, ROOT / "README.md"])
+    told = "".join(page.read_text() for page in [*PAGES, README])
     listed = bridge("--help").stdout.partition("Commands:")[2]
     for command in re.findall(r"^  (\w+)", listed, re.MULTILINE):
         assert f"otel-bridge {command}" in told, command
@@ -118,7 +124,58 @@ def test_every_command_and_variable_is_in_the_docs(bridge: Command) -> None:
         assert variable.name in told, variable.name
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_the_five_lines_of_the_readme_run(bridge: Command, api: MessageBatchesServer) -> None:
+    (code,) = [text for kind, text in BLOCK.findall(README.read_text()) if kind == "python"]
+    (bridge.folder / "five_lines.py").write_text(code)
+    ran = subprocess.run(
+        [sys.executable, "five_lines.py"],
+        cwd=bridge.folder,
+        env=bridge.environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    (batch_id,) = api.batch_ids
+    assert len(api.results(batch_id)) == 1
+
+
+def test_the_readme_is_short_and_links_every_page() -> None:
+    text = README.read_text()
+    assert len(text.splitlines()) <= 200
+    index = (ROOT / "docs" / "README.md").read_text()
+    for page in PAGES:
+        if page.stem != "README":
+            assert f"(docs/{page.name})" in text, page.name
+            assert f"({page.name})" in index, page.name
+
+
+@pytest.mark.parametrize("page", [*PAGES, *ROOT.glob("*.md")], ids=lambda page: page.stem)
 def test_links_lead_somewhere(page: Path) -> None:
-    for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", page.read_text()):
-        assert (page.parent / target).exists(), target
+    for target, section in re.findall(r"\]\((?!https?:)([^)#]+)(?:#([^)]+))?\)", page.read_text()):
+        linked = page.parent / target
+        assert linked.exists(), target
+        if section:
+            titles = re.findall(r"^#+ (.+)$", linked.read_text(), re.MULTILINE)
+            assert section in {title.lower().replace(" ", "-") for title in titles}, section
+
+
+@pytest.mark.parametrize("page", ["guarantees", "troubleshooting"])
+def test_messages_in_tables_are_the_packages_own(page: str) -> None:
+    texts = [
+        node.value
+        for path in PACKAGE.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    ]
+    rows = re.findall(r"^\|.*", (ROOT / "docs" / f"{page}.md").read_text(), re.MULTILINE)
+    for message in (each for row in rows for each in re.findall(r'"([^"]+)"', row)):
+        for part in re.split(r"…|\.\.\.", message):
+            words = part.strip(" .,:;`")
+            assert any(words in text for text in texts), message
+
+
+def test_files_on_the_page_of_the_architecture_exist() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    for name in re.findall(r"`([\w/]+\.py)`", page):
+        assert (PACKAGE / name).exists() or (ROOT / name).exists(), name
