@@ -26,7 +26,7 @@ from otel_bridge.cli.variables import Check, Severity, sdk_checks, variable_chec
 from otel_bridge.config import Settings
 from otel_bridge.errors import BridgeError, ConfigurationError
 from otel_bridge.journal import journal_in
-from otel_bridge.langsmith import probing as langsmith_probing
+from otel_bridge.langsmith import client as langsmith_client
 
 _SKEW = 5.0
 _DETAIL = 2_000
@@ -160,7 +160,7 @@ def _langsmith(settings: Settings) -> Check:
         detail = "fed by the collector, which has its own endpoint and key"
         return Check("backends", "LangSmith", "skipped", detail)
     try:
-        answered = langsmith_probing.probe()
+        answered = langsmith_client.probe()
     except BridgeError as error:
         return Check("backends", "LangSmith", "failed", str(error))
     return Check("backends", "LangSmith", "ok", f"{answered} takes the key")

@@ -117,7 +117,7 @@ def replay(*, refused: bool, other_keys: bool, as_json: bool) -> int:
     settings = Settings.from_env(strict=True)
     logging.getLogger("otel_bridge.langsmith.delivery").setLevel(logging.ERROR)
     delivery = Delivery(state_dir=settings.state_dir)
-    delivery.adopt(refused=refused, other_keys=other_keys)
+    delivery.inherit(refused=refused, other_keys=other_keys)
     before = 0
     while (waiting := delivery.replayed.held_back) and waiting != before:
         before = waiting

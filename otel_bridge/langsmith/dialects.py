@@ -88,11 +88,11 @@ _SAFE = re.compile(
     r"|thread|rpc)"
     r"\..*"
 )
-_TELLING = re.compile(
+_CONTENT_WORDS = re.compile(
     r"prompt|completion|message|content|input|output|argument|param|result|response|request|body"
     r"|instruction|document|query|text|transcript|thought|reasoning|description|schema|header"
 )
-"""What a library we do not know would call its content."""
+"""Words by which an unknown library would name its content."""
 
 
 def is_genai(names: Any) -> bool:
@@ -102,46 +102,46 @@ def is_genai(names: Any) -> bool:
 
 @lru_cache(maxsize=10_000)
 def may_be_content(name: str) -> bool:
-    """Whether an attribute of this name may tell of a prompt, an answer or a tool's arguments."""
+    """Whether an attribute of this name may hold a prompt, an answer or a tool's arguments."""
     if _OWNED.fullmatch(name):
         return not _PLAIN.fullmatch(name)
-    return not _SAFE.fullmatch(name) and bool(_TELLING.search(name.lower()))
+    return not _SAFE.fullmatch(name) and bool(_CONTENT_WORDS.search(name.lower()))
 
 
 def normalised(attributes: Attributes) -> Json:
-    """The attributes with the conventions' names beside the dialect's own.
+    """Return the attributes with the conventions' names added to the dialect's own.
 
-    What a span says in the conventions' names wins.
+    A value that the span has under the conventions' name is kept.
     """
-    told: Json = dict(attributes)
+    renamed: Json = dict(attributes)
     for name, ours in _RENAMED.items():
         if name in attributes:
-            told.setdefault(ours, attributes[name])
+            renamed.setdefault(ours, attributes[name])
     for name, operations in _OPERATIONS.items():
         operation = operations.get(str(attributes.get(name)))
         if operation:
-            told.setdefault(semconv.GEN_AI_OPERATION_NAME, operation)
+            renamed.setdefault(semconv.GEN_AI_OPERATION_NAME, operation)
     parameters = _object(attributes.get("llm.invocation_parameters"))
     for name, ours in _PARAMETERS.items():
         if parameters.get(name) is not None:
-            told.setdefault(ours, parameters[name])
+            renamed.setdefault(ours, parameters[name])
     for name in (semconv.GEN_AI_REQUEST_STOP_SEQUENCES, semconv.GEN_AI_RESPONSE_FINISH_REASONS):
-        if isinstance(told.get(name), str):
-            told[name] = _loads(told[name])
+        if isinstance(renamed.get(name), str):
+            renamed[name] = _loads(renamed[name])
     usage = _object(attributes.get("gen_ai.usage.raw"))
-    if usage and told.get(semconv.GEN_AI_PROVIDER_NAME) == "anthropic":
-        told |= TokenUsage.from_api(usage).to_attributes(legacy=False)
+    if usage and renamed.get(semconv.GEN_AI_PROVIDER_NAME) == "anthropic":
+        renamed |= TokenUsage.from_api(usage).to_attributes(legacy=False)
         if tier := usage.get("service_tier"):
-            told.setdefault(semconv.ANTHROPIC_RESPONSE_SERVICE_TIER, tier)
-    if semconv.GEN_AI_RESPONSE_ID not in told and "llm.provider" in attributes:
+            renamed.setdefault(semconv.ANTHROPIC_RESPONSE_SERVICE_TIER, tier)
+    if semconv.GEN_AI_RESPONSE_ID not in renamed and "llm.provider" in attributes:
         answer = _object(attributes.get("output.value"))
         if answer.get("id"):
-            told[semconv.GEN_AI_RESPONSE_ID] = answer["id"]
-    return told
+            renamed[semconv.GEN_AI_RESPONSE_ID] = answer["id"]
+    return renamed
 
 
 def total_cost(attributes: Attributes) -> float | None:
-    """The cost in USD that a library worked out by itself, at list price."""
+    """Return the cost in USD that a library calculated itself, at list price."""
     for name in _TOTAL_COSTS:
         if (value := as_number(attributes.get(name))) is not None:
             return float(value)
@@ -149,7 +149,7 @@ def total_cost(attributes: Attributes) -> float | None:
 
 
 def contents(attributes: Attributes) -> Content:
-    """Inputs and outputs of a run, as far as the span carries them."""
+    """Return the inputs and outputs of a run that the span carries."""
     return Content(
         messages.langsmith_inputs_from_attributes(attributes)
         or _value(attributes, _INPUTS, "messages", messages.langsmith_inputs, "input"),
@@ -161,7 +161,7 @@ def contents(attributes: Attributes) -> Content:
 def _value(
     attributes: Attributes, names: tuple[str, ...], sign: str, anthropic: Any, key: str
 ) -> Json | None:
-    """The first of the attributes there is; an Anthropic request or answer in LangSmith's shape."""
+    """Return the first attribute present; Anthropic's requests and answers in LangSmith's shape."""
     for name in names:
         if name in attributes:
             loaded = _loads(attributes[name])
@@ -177,7 +177,7 @@ def _object(text: Any) -> Json:
 
 
 def _loads(text: Any) -> Any:
-    """JSON text as its value, and anything else as it is."""
+    """Return the value of JSON text, and anything else unchanged."""
     try:
         return orjson.loads(text) if isinstance(text, str) else text
     except orjson.JSONDecodeError:

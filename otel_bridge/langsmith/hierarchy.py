@@ -19,18 +19,18 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan
 
 RUNS_PER_TRACE = 20_000
-"""LangSmith takes 25,000 runs in one trace; requests are spread by hash, so room is left."""
+"""LangSmith accepts 25,000 runs in one trace; requests are spread by hash, hence the margin."""
 
-Opened = Callable[[RunContext, str, int, RunContext], None]
+OnOpened = Callable[[RunContext, str, int, RunContext], None]
 
 
 def parent_of(span: ReadableSpan, context: Context | None) -> RunContext | None:
     """Return the parent run of a starting span: its parent span's, or a nearer `@traceable` one."""
-    known = active_runs.get(span.parent.span_id) if span.parent else None
-    return nearest(known or remote_parent(context), traceable_parent())
+    run = active_runs.get(span.parent.span_id) if span.parent else None
+    return nearest(run or remote_parent(context), traceable_parent())
 
 
-def known_parent(span: ReadableSpan) -> RunContext | None:
+def existing_parent(span: ReadableSpan) -> RunContext | None:
     """Return the run of an ended span's parent span, None for an unknown one."""
     return active_runs.get(span.parent.span_id) if span.parent else None
 
@@ -39,19 +39,19 @@ def build_context(
     span: ReadableSpan,
     parent: RunContext | None,
     attributes: Mapping[str, Any],
-    opened: Opened | None,
+    on_opened: OnOpened | None,
 ) -> RunContext:
     """Build the run of a span below `parent`.
 
-    A batch with more requests than LangSmith takes in one trace is spread over several traces.
-    `opened` is called with the root of each further trace when that is first needed. Without
-    `opened`, the requests of further traces are roots themselves.
+    A batch with more requests than LangSmith accepts in one trace is spread over several traces.
+    `on_opened` is called with the root of each further trace when that is first needed. Without
+    `on_opened`, the requests of further traces are roots themselves.
     """
     # LangSmith refuses a child that starts before its parent.
     start = max(span.start_time or 0, parent.start_ns if parent else 0)
     custom_id = attributes.get(semconv.BATCH_CUSTOM_ID)
     if parent and parent.trace_shards > 1 and custom_id is not None:
-        parent = _continuation(parent, attributes, str(custom_id), start, opened)
+        parent = _continuation(parent, attributes, str(custom_id), start, on_opened)
     run_id = identity.run_id(span.context.span_id, start)
     run = RunContext(
         run_id,
@@ -100,21 +100,21 @@ def _continuation(
     attributes: Mapping[str, Any],
     custom_id: str,
     start: int,
-    opened: Opened | None,
+    on_opened: OnOpened | None,
 ) -> RunContext | None:
     batch_id = str(attributes[semconv.BATCH_ID])
     shard = identity.spread(batch_id, custom_id) % batch.trace_shards
     if shard == 0:
         return batch
-    if opened is None:
+    if on_opened is None:
         return None
     span_id = identity.continuation_span_id(batch_id, shard)
-    known = active_runs.get(span_id)
-    if known is not None:
-        return known
+    existing = active_runs.get(span_id)
+    if existing is not None:
+        return existing
     run_id = identity.run_id(span_id, start)
     order = identity.dotted_order(run_id, start)
     root = RunContext(run_id, run_id, order, start, batch.project, thread=batch.thread)
     active_runs.add(span_id, root)
-    opened(root, batch_id, shard, batch)
+    on_opened(root, batch_id, shard, batch)
     return root

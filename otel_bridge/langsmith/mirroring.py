@@ -1,21 +1,25 @@
-"""The mirror: spans in, runs out."""
+"""The mirror: turns spans into runs."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import threading
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 from weakref import ref
 
+from opentelemetry.trace import StatusCode
+
 from otel_bridge import semconv
+from otel_bridge._core.lifecycle import renew_after_fork
 from otel_bridge._core.otel_sdk import add_attributes
 from otel_bridge._core.pending_content import Content, pending_content
 from otel_bridge._core.shield import Shield, brief
 from otel_bridge.domain import messages
 from otel_bridge.langsmith import hierarchy, runs
-from otel_bridge.langsmith.calls import Calls
-from otel_bridge.langsmith.choice import Choice, first_to_take, taken
-from otel_bridge.langsmith.multipart import Operation
-from otel_bridge.langsmith.stamps import stamps
+from otel_bridge.langsmith.multipart import RunUpdate
+from otel_bridge.langsmith.runs import Run, SpanView, stamps
+from otel_bridge.langsmith.span_filter import SpanFilter, claim_span, is_claimed
 from otel_bridge.propagation.active_runs import RunContext, active_runs
 
 if TYPE_CHECKING:
@@ -26,50 +30,99 @@ if TYPE_CHECKING:
     from otel_bridge.config import Settings
     from otel_bridge.langsmith.delivery import Delivery
 
+_MAX_CALLS = 10_000
+
+
+class UsageDeduplicator:
+    """Selects one span of each model call, whose usage is counted, where libraries make several.
+
+    The first span of a call to end is selected. It is the one nearest to the wire and has the most
+    detail: the Anthropic SDK's own span has the service tier and the lifetime of caches, and
+    libraries that wrap the SDK end their spans later. Two spans are of one call when one is an
+    ancestor of the other, or when both have the same `gen_ai.response.id`, since some libraries do
+    not make their span the parent.
+    """
+
+    def __init__(self) -> None:
+        self._by_response: OrderedDict[Any, int] = OrderedDict()
+        self._ancestors: OrderedDict[int, None] = OrderedDict()
+        self.after_fork()
+        renew_after_fork(self)
+
+    def after_fork(self) -> None:
+        """Renew the lock: one that a thread held during the fork is never released."""
+        self._lock = threading.Lock()
+
+    def claim(self, view: SpanView, ancestors: Iterable[int]) -> None:
+        """Select an ended span for its call, unless another was; `ancestors` are span ids."""
+        attributes, span = view.attributes, view.span
+        has_usage = semconv.GEN_AI_USAGE_INPUT_TOKENS in attributes
+        if not has_usage and span.status.status_code is not StatusCode.ERROR:
+            return
+        response_id = attributes.get(semconv.GEN_AI_RESPONSE_ID)
+        with self._lock:
+            if has_usage and response_id is not None:
+                self._by_response.setdefault(response_id, span.context.span_id)
+                _bound(self._by_response)
+            for span_id in ancestors:
+                self._ancestors[span_id] = None
+            _bound(self._ancestors)
+
+    def is_selected(self, view: SpanView) -> bool:
+        """Whether the span was selected for its call."""
+        span_id = view.span.context.span_id
+        response_id = view.attributes.get(semconv.GEN_AI_RESPONSE_ID)
+        with self._lock:
+            return (
+                span_id not in self._ancestors
+                and self._by_response.get(response_id, span_id) == span_id
+            )
+
+
 _posted: dict[str, object] = {}
-"""Runs that were posted while they were open. All of these are the process's, not a mirror's."""
-_calls = Calls()
+"""Ids of runs that were posted while they were open, for all mirrors of the process."""
+_deduplicator = UsageDeduplicator()
 
 
 class Mirror:
-    """Makes a run of each chosen span, once, and sends it; without a delivery, stamps the span."""
+    """Makes one run of each matching span and sends it; without a delivery, stamps the span."""
 
     def __init__(self, settings: Settings, delivery: Delivery | None) -> None:
         self.settings = settings
         self.delivery = delivery
-        self.choice = Choice(
+        self.filter = SpanFilter(
             everything=settings.langsmith_spans == "all", rate=settings.langsmith_sampling_rate
         )
-        self._opened = self._continue if delivery is not None else None
+        self._on_opened = self._post_continuation if delivery is not None else None
         self.shield = Shield("A span is not mirrored to LangSmith", self._drop)
-        """Over what is done for each span; a fault is a run update that is lost."""
+        """Encloses the work for each span; a fault loses one run update."""
 
     def open(self, span: Span, parent_context: Context | None) -> None:
-        """A chosen span starts: note its run for what will hang below it."""
+        """Register the run of a matching span that starts, as the parent of others."""
         attributes = span.attributes or {}
-        if semconv.BATCH_OUTCOME in attributes or not self.choice.samples(span):
-            return  # nothing hangs below a batch's requests, and they hang below it alone
+        if semconv.BATCH_OUTCOME in attributes or not self.filter.samples(span):
+            return  # a request of a batch has no children
         parent = hierarchy.parent_of(span, parent_context)
-        run = hierarchy.build_context(span, parent, attributes, self._opened)
+        run = hierarchy.build_context(span, parent, attributes, self._on_opened)
         run.span = ref(span)
         active_runs.add(span.context.span_id, run)
         if attributes.get(semconv.GEN_AI_OPERATION_NAME) == "batch":
             self._post_open(run)
 
     def close(self, span: ReadableSpan) -> None:
-        """A chosen span has ended: send its run, or stamp it."""
-        if not self.choice.samples(span):
+        """Send the run of a matching span that has ended, or stamp the span."""
+        if not self.filter.samples(span):
             pending_content.pop(span.context.span_id)
             return
-        if not first_to_take(span):
+        if not claim_span(span):
             return
-        view = runs.View(span)
+        view = SpanView(span)
         run = self._run_of(view)
         run.span = None
         if _is_foreign_call(view):
-            _calls.claim(view, [node.span_id for node in hierarchy.ancestors(run)])
-            if hierarchy.counted_by_traceable(run) or not _calls.counts(view):
-                view.leave_count()
+            _deduplicator.claim(view, [node.span_id for node in hierarchy.ancestors(run)])
+            if hierarchy.counted_by_traceable(run) or not _deduplicator.is_selected(view):
+                view.demote_to_chain()
         completed = runs.completed_run(view, run, self._project, self._content(view))
         if self.delivery is None:
             add_attributes(span, stamps(completed, span.attributes or {}))
@@ -77,25 +130,25 @@ class Mirror:
         self._submit("patch" if _posted.pop(completed["id"], None) else "post", completed)
 
     def close_all(self, spans: Sequence[ReadableSpan]) -> None:
-        """Spans that ended some time ago, parents first; the mirror saw none of them start."""
-        chosen = [span for span in spans if self.choice.mirrors(span) and not taken(span)]
+        """Send the runs of ended spans, parents first, none of which `open` was called for."""
+        matching = [span for span in spans if self.filter.matches(span) and not is_claimed(span)]
         parents = {span.context.span_id: span.parent for span in spans}
-        # Calls are counted by the first span to end, which is no parent.
-        for span in sorted(chosen, key=lambda each: each.end_time or 0):
-            view = runs.View(span)
-            if self.choice.samples(span) and _is_foreign_call(view):
-                _calls.claim(view, _ancestors(span, parents))
-        mirrored = {id(span) for span in chosen}
+        # The first span of a call to end is selected, and a parent ends last.
+        for span in sorted(matching, key=lambda each: each.end_time or 0):
+            view = SpanView(span)
+            if self.filter.samples(span) and _is_foreign_call(view):
+                _deduplicator.claim(view, _ancestors(span, parents))
+        matching_ids = {id(span) for span in matching}
         for span in spans:
             with self.shield:
-                if id(span) in mirrored:
+                if id(span) in matching_ids:
                     self.close(span)
                 else:
-                    self.pass_over(span)
+                    self.skip(span)
 
-    def pass_over(self, span: ReadableSpan) -> None:
-        """A span that is left out: what hangs below it hangs below its parent's run."""
-        if run := hierarchy.known_parent(span):
+    def skip(self, span: ReadableSpan) -> None:
+        """Give a span that is not mirrored the run of its parent, as the parent of others."""
+        if run := hierarchy.existing_parent(span):
             active_runs.add(span.context.span_id, run)
 
     def _drop(self, error: Exception) -> None:
@@ -106,34 +159,34 @@ class Mirror:
     def _project(self) -> str:
         return self.settings.langsmith_project
 
-    def _run_of(self, view: runs.View) -> RunContext:
+    def _run_of(self, view: SpanView) -> RunContext:
         span, attributes = view.span, view.attributes
         run = active_runs.get(span.context.span_id)
         if run is not None and run.span_id == span.context.span_id:
             return run
-        # It was left out when it started, or has not been seen.
+        # The span did not match when it started, or started unseen.
         run = hierarchy.build_context(
-            span, run or hierarchy.known_parent(span), attributes, self._opened
+            span, run or hierarchy.existing_parent(span), attributes, self._on_opened
         )
         if semconv.BATCH_CUSTOM_ID not in attributes:
             active_runs.add(span.context.span_id, run)
         return run
 
-    def _content(self, view: runs.View) -> Content | None:
+    def _content(self, view: SpanView) -> Content | None:
         settings = self.settings
         captured = pending_content.pop(view.span.context.span_id)
         if self.delivery is None or not (settings.langsmith_content or settings.span_content):
-            return None  # a stamped span carries what it carries
+            return None  # a stamped span keeps its own attributes
         redaction = settings.redaction
-        told = captured or view.contents()
+        content = captured or view.contents()
         if view.ours and captured is None:
-            redaction = None  # what our own spans carry was redacted
-        inputs = None if settings.langsmith_hide_inputs else told.inputs
-        outputs = None if settings.langsmith_hide_outputs else told.outputs
-        stops = None if settings.langsmith_hide_inputs else told.stops
-        # What was said of a failure may quote either side.
+            redaction = None  # the content on our own spans is redacted
+        inputs = None if settings.langsmith_hide_inputs else content.inputs
+        outputs = None if settings.langsmith_hide_outputs else content.outputs
+        stops = None if settings.langsmith_hide_inputs else content.stops
+        # The message of an error may quote inputs and outputs.
         hidden = settings.langsmith_hide_inputs or settings.langsmith_hide_outputs
-        error = None if hidden else told.error
+        error = None if hidden else content.error
         if redaction is not None:
             inputs = inputs and _object(redaction(inputs), "input")
             outputs = outputs and _object(redaction(outputs), "output")
@@ -144,9 +197,11 @@ class Mirror:
             messages.stop_sequences(stops, redaction),
         )
 
-    def _continue(self, root: RunContext, batch_id: str, part: int, batch: RunContext) -> None:
-        run = runs.continuation_run(root, self._project, batch_id, part, batch)
-        self._submit("post", run, alone=True)
+    def _post_continuation(
+        self, root: RunContext, batch_id: str, shard: int, batch: RunContext
+    ) -> None:
+        run = runs.continuation_run(root, self._project, batch_id, shard, batch)
+        self._submit("post", run, own_body=True)
 
     def _post_open(self, run: RunContext) -> None:
         if self.delivery is None:
@@ -155,20 +210,18 @@ class Mirror:
             span = node.span() if node.span is not None else None
             if span is None:
                 continue
-            me = object()
-            if _posted.setdefault(node.id, me) is not me:
+            claim = object()
+            if _posted.setdefault(node.id, claim) is not claim:
                 continue
-            pending = runs.pending_run(runs.View(span), node, self._project)
-            self._submit("post", pending, alone=True)
+            pending = runs.pending_run(SpanView(span), node, self._project)
+            self._submit("post", pending, own_body=True)
 
-    def _submit(
-        self, verb: Literal["post", "patch"], run: runs.Run, *, alone: bool = False
-    ) -> None:
+    def _submit(self, verb: Literal["post", "patch"], run: Run, *, own_body: bool = False) -> None:
         if self.delivery is not None:
-            self.delivery.submit(Operation.of(verb, run, alone=alone))
+            self.delivery.submit(RunUpdate.from_run(verb, run, own_body=own_body))
 
 
-def _is_foreign_call(view: runs.View) -> bool:
+def _is_foreign_call(view: SpanView) -> bool:
     return not view.ours and view.run_type == "llm"
 
 
@@ -183,3 +236,8 @@ def _ancestors(
 
 def _object(value: Any, key: str) -> dict[str, Any] | None:
     return value if isinstance(value, dict) or value is None else {key: value}
+
+
+def _bound(entries: OrderedDict[Any, Any]) -> None:
+    while len(entries) > _MAX_CALLS:
+        entries.popitem(last=False)

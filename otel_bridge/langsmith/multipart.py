@@ -25,60 +25,61 @@ _HEADERS = {
     "Content-Encoding": "zstd",
 }
 
-Part = tuple[str, bytes]
+FormPart = tuple[str, bytes]
+"""A part's name in the form, and its JSON."""
 
 
 @dataclass(frozen=True, slots=True)
-class Operation:
-    """One run as the bytes of its parts, which is what a queue of many thousands has room for.
+class RunUpdate:
+    """A post or patch of one run, as the bytes of its form parts; a queue holds many thousands.
 
-    `alone` asks for a body of its own: a run that another process may have posted can conflict,
-    and must not take others with it.
+    `own_body` asks for a body without other updates: where another process may have posted the
+    run, LangSmith may answer with a conflict, which is for all that is in the body.
     """
 
     data: bytes
-    alone: bool = False
+    own_body: bool = False
 
     @classmethod
-    def of(
-        cls, verb: Literal["post", "patch"], run: dict[str, Any], *, alone: bool = False
-    ) -> Operation:
-        """Encode a run: itself first, then the fields that travel in parts of their own."""
+    def from_run(
+        cls, verb: Literal["post", "patch"], run: dict[str, Any], *, own_body: bool = False
+    ) -> RunUpdate:
+        """Encode a run: the run itself, then each large field as a part of its own."""
         name = f"{verb}.{run['id']}"
         head = dict(run)
         fields = [(field, head.pop(field, None)) for field in SPLIT_OUT]
         parts = [(name, dumps(head))]
         parts += [(f"{name}.{field}", dumps(value)) for field, value in fields if value is not None]
-        return cls.of_parts(parts, alone=alone)
+        return cls.from_parts(parts, own_body=own_body)
 
     @classmethod
-    def of_parts(cls, parts: Iterable[Part], *, alone: bool = False) -> Operation:
-        """Put the named parts of one run together."""
+    def from_parts(cls, parts: Iterable[FormPart], *, own_body: bool = False) -> RunUpdate:
+        """Frame the form parts of one run."""
         framed = [_PART % (name.encode(), len(data), data) for name, data in parts]
-        return cls(b"".join(framed), alone)
+        return cls(b"".join(framed), own_body)
 
     @property
     def size(self) -> int:
-        """Bytes before compression."""
+        """Number of bytes before compression."""
         return len(self.data)
 
 
 @dataclass(frozen=True, slots=True)
 class Body:
-    """An encoded request and the number of operations in it.
+    """An encoded request with `updates` run updates.
 
-    `key` sorts bodies by age and tells one from all others. `adopted` ones come from a process
-    that has ended.
+    `key` is unique and sorts bodies by age. `inherited` is True for a body that a process left
+    which has ended.
     """
 
     data: bytes
     headers: dict[str, str]
-    runs: int
+    updates: int
     key: str
-    adopted: bool = False
+    inherited: bool = False
 
     def uncompressed(self) -> Body:
-        """The same body for a server that takes no zstd."""
+        """Return the same body for a server that accepts no zstd."""
         headers = {k: v for k, v in self.headers.items() if k != "Content-Encoding"}
         if len(headers) == len(self.headers):
             return self
@@ -86,7 +87,7 @@ class Body:
         return replace(self, data=data, headers=headers)
 
     def split(self) -> list[Body]:
-        """Smaller bodies with the same runs; none where it cannot be smaller.
+        """Return smaller bodies with the same runs, an empty list where there can be none.
 
         A single run that is too large loses its content, never its usage.
         """
@@ -99,23 +100,24 @@ class Body:
                 return []
         return [
             replace(
-                encode(map(Operation.of_parts, group), f"{self.key}.{index}"), adopted=self.adopted
+                encode_body(map(RunUpdate.from_parts, group), f"{self.key}.{index}"),
+                inherited=self.inherited,
             )
             for index, group in enumerate(groups)
         ]
 
 
-def encode(operations: Iterable[Operation], key: str) -> Body:
-    """Encode operations as one multipart/form-data body, compressed by zstd."""
-    parts = [operation.data for operation in operations]
-    data = zstandard.ZstdCompressor(level=1).compress(b"".join((*parts, _END)))
-    return Body(data, dict(_HEADERS), len(parts), key)
+def encode_body(updates: Iterable[RunUpdate], key: str) -> Body:
+    """Encode updates as one multipart/form-data body, compressed by zstd."""
+    framed = [update.data for update in updates]
+    data = zstandard.ZstdCompressor(level=1).compress(b"".join((*framed, _END)))
+    return Body(data, dict(_HEADERS), len(framed), key)
 
 
-def _decode(body: Body) -> list[list[Part]]:
-    """The parts of each run."""
+def _decode(body: Body) -> list[list[FormPart]]:
+    """Return the form parts of each run."""
     plain = body.uncompressed()
-    runs: dict[str, list[Part]] = {}
+    runs: dict[str, list[FormPart]] = {}
     for part in MultipartDecoder(plain.data, plain.headers["Content-Type"]).parts:
         disposition = part.headers[b"Content-Disposition"].decode()
         name = disposition.partition('name="')[2].rstrip('"')
@@ -123,5 +125,5 @@ def _decode(body: Body) -> list[list[Part]]:
     return list(runs.values())
 
 
-def _without_content(run: list[Part]) -> list[Part]:
+def _without_content(run: list[FormPart]) -> list[FormPart]:
     return [(name, b"{}" if name.endswith(_CONTENT) else data) for name, data in run]

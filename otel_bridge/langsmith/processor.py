@@ -11,7 +11,7 @@ from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
 from otel_bridge._core.otel_sdk import put_first, span_processors
 from otel_bridge._core.shield import warn_once
 from otel_bridge.config import Settings
-from otel_bridge.langsmith.connecting import NOT_MIRRORED
+from otel_bridge.langsmith.client import NOT_MIRRORED
 from otel_bridge.langsmith.delivery import Delivery
 from otel_bridge.langsmith.metrics import observe
 from otel_bridge.langsmith.mirroring import Mirror
@@ -31,11 +31,11 @@ _NO_PROVIDER = (
 
 
 class LangSmithSpanProcessor(SpanProcessor):
-    """Mirrors each span once: active and pending runs on start, completed runs on end.
+    """Mirrors each span once: registers its run when it starts, sends the run when it ends.
 
-    With OTEL_BRIDGE_LANGSMITH_ROUTE=collector nothing is sent and `delivery` is None: ended spans
-    are stamped for LangSmith's OTLP endpoint, so this processor stands before those that export.
-    Content that LangSmith alone may see does not go by that route.
+    With OTEL_BRIDGE_LANGSMITH_ROUTE=collector nothing is sent and `delivery` is None. Ended spans
+    are stamped for LangSmith's OTLP endpoint instead, so this processor must come before those that
+    export. Content that only LangSmith may see does not travel by that route.
     """
 
     def __init__(
@@ -59,22 +59,22 @@ class LangSmithSpanProcessor(SpanProcessor):
         if self.delivery is not None:
             observe(self.delivery, meter_provider)
         self._mirror = Mirror(settings, self.delivery)
-        self._mirrors = self._mirror.choice.mirrors
+        self._matches = self._mirror.filter.matches
 
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
         try:
-            if self._mirrors(span):
+            if self._matches(span):
                 self._mirror.open(span, parent_context)
                 return
             parent = span.parent
             if parent is not None and active_runs.peek(parent.span_id) is not None:
-                self._mirror.pass_over(span)
+                self._mirror.skip(span)
         except Exception as error:  # noqa: BLE001 - no fault of telemetry reaches the caller
             self._mirror.shield.note(error)
 
     def on_end(self, span: ReadableSpan) -> None:
         try:
-            if self._mirrors(span):
+            if self._matches(span):
                 self._mirror.close(span)
         except Exception as error:  # noqa: BLE001 - no fault of telemetry reaches the caller
             self._mirror.shield.note(error)
@@ -88,7 +88,7 @@ class LangSmithSpanProcessor(SpanProcessor):
 
     @property
     def dropped(self) -> int:
-        """Number of posts and patches of runs that are lost for good, since this was made."""
+        """Number of posts and patches of runs that are lost for good."""
         return self._mirror.shield.faults if self.delivery is None else self.delivery.report.dropped
 
 
@@ -100,10 +100,11 @@ def mirror(
     settings: Settings | None = None,
     meter_provider: MeterProvider | None = None,
 ) -> LangSmithSpanProcessor | None:
-    """Add the mirror to an SDK tracer provider, once however often it is asked for.
+    """Add the mirror to an SDK tracer provider, unless the provider has one.
 
-    Its metrics go to `meter_provider`, the global one by default. Returns the provider's mirror,
-    None where LANGSMITH_TRACING is off and, with one warning, where there can be no mirror.
+    Its metrics go to `meter_provider`, the global one by default. Returns the provider's mirror.
+    Returns None where LANGSMITH_TRACING is off, and, with one warning, where a mirror cannot be
+    made.
     """
     settings = settings or Settings.from_env()
     if settings.sdk_disabled or not settings.langsmith_tracing:
@@ -112,7 +113,7 @@ def mirror(
         warn_once(logger, NOT_MIRRORED, _NO_PROVIDER)
         return None
     with _mirroring:
-        known = next(
+        existing = next(
             (
                 each
                 for each in span_processors(provider)
@@ -120,11 +121,11 @@ def mirror(
             ),
             None,
         )
-        if known is None:
+        if existing is None:
             try:
-                known = LangSmithSpanProcessor(None, settings, meter_provider)
+                existing = LangSmithSpanProcessor(None, settings, meter_provider)
             except Exception as error:  # noqa: BLE001 - the caller's batch goes on without it
                 warn_once(logger, NOT_MIRRORED, error)
                 return None
-            put_first(provider, known)
-        return known
+            put_first(provider, existing)
+        return existing

@@ -1,4 +1,8 @@
-"""A span as a LangSmith run: the shape that `wrap_anthropic` would have given it."""
+"""A span as a LangSmith run, in the shape that `wrap_anthropic` would have given it.
+
+A run is sent as it is, or stamped on its span as attributes, from which LangSmith's OTLP endpoint
+builds the same run. Source of the names: docs.langchain.com/langsmith/trace-with-opentelemetry.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,7 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+import orjson
 from opentelemetry.trace import StatusCode
 
 from otel_bridge import semconv
@@ -38,10 +43,19 @@ _INVOCATION = {
     "ls_temperature": semconv.GEN_AI_REQUEST_TEMPERATURE,
     "ls_max_tokens": semconv.GEN_AI_REQUEST_MAX_TOKENS,
 }
+_STAMPED = {
+    semconv.LANGSMITH_SPAN_ID: "id",
+    semconv.LANGSMITH_TRACE_ID: "trace_id",
+    semconv.LANGSMITH_SPAN_PARENT_ID: "parent_run_id",
+    semconv.LANGSMITH_SPAN_DOTTED_ORDER: "dotted_order",
+    semconv.LANGSMITH_TRACE_SESSION_NAME: "session_name",
+    semconv.LANGSMITH_TRACE_NAME: "name",
+    semconv.LANGSMITH_SPAN_KIND: "run_type",
+}
 
 
 def run_type(attributes: Mapping[str, Any]) -> str:
-    """LangSmith's run type of a span."""
+    """Return LangSmith's run type of a span."""
     return _RUN_TYPES.get(str(attributes.get(semconv.GEN_AI_OPERATION_NAME)), "chain")
 
 
@@ -51,12 +65,12 @@ def _second(seconds: int) -> str:
 
 
 def timestamp(nanoseconds: int) -> str:
-    """ISO 8601 in UTC with microseconds, as LangSmith reads it."""
+    """Format a time as ISO 8601 in UTC with microseconds, as LangSmith reads it."""
     seconds, rest = divmod(nanoseconds, 1_000_000_000)
     return f"{_second(seconds)}.{rest // 1000:06d}+00:00"
 
 
-class View:
+class SpanView:
     """A span as the mirror reads it: its attributes under the conventions' names."""
 
     __slots__ = ("attributes", "ours", "provider", "run_type", "span")
@@ -73,8 +87,8 @@ class View:
         self.provider = str(self.attributes.get(semconv.GEN_AI_PROVIDER_NAME, "unknown"))
         """Who ran the model."""
 
-    def leave_count(self) -> None:
-        """Be a span over a call that another run counts: only llm runs have usage that counts."""
+    def demote_to_chain(self) -> None:
+        """Make an llm run a chain, whose usage LangSmith does not count."""
         if self.run_type == "llm":
             self.run_type = "chain"
 
@@ -84,11 +98,11 @@ class View:
         native = self.provider == "anthropic" and self.run_type == "llm"
         return "ChatAnthropic" if native else self.span.name
 
-    def error(self, said: str | None) -> str | None:
-        """What failed, with what was `said` of it.
+    def error(self, message: str | None) -> str | None:
+        """Return the error's type and `message`, None where the span has no error.
 
-        A span's own words of it may quote a prompt or a tool's arguments, and are content; those
-        of our batches and roll-ups are not.
+        A span's description of its error may quote a prompt or a tool's arguments, so `message` is
+        content. The descriptions of our batches and roll-ups are not, and are always used.
         """
         if self.span.status.status_code is not StatusCode.ERROR:
             return None
@@ -99,11 +113,11 @@ class View:
         )
         kind = next((str(each) for each in types if each), "error")
         if self.ours and semconv.BATCH_CUSTOM_ID not in self.attributes:
-            said = self.span.status.description
-        return f"{kind}: {said}" if said and said != kind else kind
+            message = self.span.status.description
+        return f"{kind}: {message}" if message and message != kind else kind
 
     def contents(self) -> Content:
-        """The content that the span itself carries."""
+        """Return the content that the span itself carries."""
         return replace(
             dialects.contents(self.attributes),
             error=self.span.status.description,
@@ -111,8 +125,8 @@ class View:
         )
 
 
-def pending_run(view: View, context: RunContext, project: str) -> Run:
-    """The run of a span that is still open."""
+def pending_run(view: SpanView, context: RunContext, project: str) -> Run:
+    """Build the run of a span that is still open."""
     return {
         "id": context.id,
         "trace_id": context.trace_id,
@@ -127,8 +141,10 @@ def pending_run(view: View, context: RunContext, project: str) -> Run:
     }
 
 
-def completed_run(view: View, context: RunContext, project: str, captured: Content | None) -> Run:
-    """The run of an ended span, with its usage and cost, and the content that may be told.
+def completed_run(
+    view: SpanView, context: RunContext, project: str, captured: Content | None
+) -> Run:
+    """Build the run of an ended span, with usage, cost and the content in `captured`.
 
     `usage_metadata` goes into the metadata always, and into the outputs too where there are
     outputs, since LangSmith prefers those.
@@ -160,7 +176,7 @@ def completed_run(view: View, context: RunContext, project: str, captured: Conte
     return run
 
 
-_TOLD_OTHERWISE = {
+_IN_FIELDS_OF_RUN = {
     semconv.GEN_AI_INPUT_MESSAGES,
     semconv.GEN_AI_OUTPUT_MESSAGES,
     semconv.GEN_AI_SYSTEM_INSTRUCTIONS,
@@ -174,13 +190,13 @@ _TOLD_OTHERWISE = {
 
 
 def _plain(attributes: Mapping[str, Any], *, ours: bool) -> dict[str, Any]:
-    """What is surely no content."""
+    """Return the attributes that cannot hold content."""
     if ours:
-        return {name: value for name, value in attributes.items() if name not in _TOLD_OTHERWISE}
+        return {name: value for name, value in attributes.items() if name not in _IN_FIELDS_OF_RUN}
     return {name: value for name, value in attributes.items() if not dialects.may_be_content(name)}
 
 
-def _metadata(view: View, run: RunContext) -> dict[str, Any]:
+def _metadata(view: SpanView, run: RunContext) -> dict[str, Any]:
     attributes, context = view.attributes, view.span.context
     metadata = _plain(attributes, ours=view.ours)
     metadata["otel.trace_id"] = f"{context.trace_id:032x}"
@@ -195,7 +211,7 @@ def _metadata(view: View, run: RunContext) -> dict[str, Any]:
     return {**run.thread, **metadata} if run.thread else metadata
 
 
-def _llm_metadata(view: View) -> dict[str, Any]:
+def _llm_metadata(view: SpanView) -> dict[str, Any]:
     attributes = view.attributes
     metadata: dict[str, Any] = {"ls_provider": view.provider, "ls_model_type": "chat"}
     model = attributes.get(semconv.GEN_AI_REQUEST_MODEL) or attributes.get(
@@ -211,28 +227,28 @@ def _llm_metadata(view: View) -> dict[str, Any]:
     return metadata
 
 
-def _usage_metadata(view: View) -> dict[str, Any]:
-    """Usage and cost: the cost that the span tells, else at the tier that it tells.
+def _usage_metadata(view: SpanView) -> dict[str, Any]:
+    """Return usage and cost; the cost is the span's own, else priced at the span's tier.
 
-    The cost's parts, which a span of one request does not tell, are those that add up to it.
-    Where no cost is known, LangSmith takes list prices from a table of its own.
+    A span of one request has the total alone; the cost's fields are added where they sum to it.
+    Where no cost is known, LangSmith uses the list prices of its own table.
     """
     attributes = view.attributes
     usage = TokenUsage.from_attributes(attributes)
     metadata = usage.to_usage_metadata()
-    told = as_number(attributes.get(semconv.GEN_AI_USAGE_COST))
+    span_cost = as_number(attributes.get(semconv.GEN_AI_USAGE_COST))
     if semconv.BATCH_ROLLUP in attributes:
         cost = Cost.from_attributes(attributes, semconv.GEN_AI_USAGE_COST)
     else:
         cost = _price(view, usage)
-    if cost and (told is None or math.isclose(cost.total_cost, told, abs_tol=1e-9)):
+    if cost and (span_cost is None or math.isclose(cost.total_cost, span_cost, abs_tol=1e-9)):
         metadata |= cost.to_usage_metadata()
         return metadata
-    total = dialects.total_cost(attributes) if told is None else told
+    total = dialects.total_cost(attributes) if span_cost is None else span_cost
     return metadata if total is None else metadata | {"total_cost": total}
 
 
-def _price(view: View, usage: TokenUsage) -> Cost | None:
+def _price(view: SpanView, usage: TokenUsage) -> Cost | None:
     attributes = view.attributes
     model = attributes.get(semconv.GEN_AI_RESPONSE_MODEL) or attributes.get(
         semconv.GEN_AI_REQUEST_MODEL
@@ -267,15 +283,15 @@ def _batch_metadata(attributes: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def continuation_run(
-    context: RunContext, project: str, batch_id: str, part: int, batch: RunContext
+    context: RunContext, project: str, batch_id: str, shard: int, batch: RunContext
 ) -> Run:
-    """The root of a further trace for requests beyond what LangSmith takes in one."""
+    """Build the root of a further trace, for requests beyond LangSmith's limit for one trace."""
     start = timestamp(context.start_ns)
     return {
         "id": context.id,
         "trace_id": context.trace_id,
         "dotted_order": context.dotted_order,
-        "name": f"batch {batch_id} (continued, {part})",
+        "name": f"batch {batch_id} (continued, {shard})",
         "run_type": "chain",
         "start_time": start,
         "end_time": start,
@@ -284,3 +300,21 @@ def continuation_run(
         "outputs": {},
         "extra": {"metadata": {"batch_id": batch_id, "batch_run_id": batch.id}},
     }
+
+
+def stamps(run: Mapping[str, Any], attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the attributes to add to a span that has `attributes`, so that it becomes `run`.
+
+    Metadata that repeats an attribute of the span is not added.
+    """
+    metadata = dict(run["extra"]["metadata"])
+    usage = metadata.pop("usage_metadata", None)
+    added = {name: run[field] for name, field in _STAMPED.items() if run.get(field) is not None}
+    added |= {
+        semconv.LANGSMITH_METADATA_PREFIX + name: value
+        for name, value in metadata.items()
+        if value is not None and name not in attributes
+    }
+    if usage is not None:
+        added[semconv.LANGSMITH_USAGE_METADATA] = orjson.dumps(usage).decode()
+    return added

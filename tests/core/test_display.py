@@ -99,9 +99,9 @@ def test_a_delivery_warns_without_a_secret(
     langsmith.refuse_all(503)
     delivery = Delivery()
     assert delivery.endpoint == f"http://****@{host}"
-    from otel_bridge.langsmith.multipart import Operation  # noqa: PLC0415
+    from otel_bridge.langsmith.multipart import RunUpdate  # noqa: PLC0415
 
-    delivery.submit(Operation.of("post", {"id": "1"}))
+    delivery.submit(RunUpdate.from_run("post", {"id": "1"}))
     delivery.flush(2)
     delivery.close(0.1)
     assert f"LangSmith at http://****@{host} does not take runs" in caplog.text

@@ -16,7 +16,7 @@ from otel_bridge._core.private_directory import private_directory
 from otel_bridge._core.process_lock import ProcessLock
 from otel_bridge.journal import Journal
 from otel_bridge.langsmith import Delivery
-from otel_bridge.langsmith.multipart import Operation
+from otel_bridge.langsmith.multipart import RunUpdate
 from otel_bridge.simulator import LangSmithCapture
 
 
@@ -44,7 +44,7 @@ def test_whoever_makes_them_makes_them_private(
     monkeypatch.setenv("LANGSMITH_ENDPOINT", langsmith.url)
     langsmith.refuse_all(503)
     delivery = Delivery(state_dir=tmp_path / "by-mirror" / "state")
-    delivery.submit(Operation.of("post", {"id": "1"}))
+    delivery.submit(RunUpdate.from_run("post", {"id": "1"}))
     delivery.flush(2)
     delivery.close(0.1)
     Journal(tmp_path / "by-journal" / "state").totals()
@@ -113,7 +113,7 @@ def test_one_that_others_can_change_is_no_spool(
     place = state.joinpath(*below)
     make(place)
     delivery = Delivery(state_dir=state)
-    delivery.submit(Operation.of("post", {"id": "1"}))
+    delivery.submit(RunUpdate.from_run("post", {"id": "1"}))
     delivery.flush(2)
     assert delivery.report.held_back == 1
     assert delivery.report.spooled == 0, "it waits in memory"
@@ -138,7 +138,7 @@ def test_a_linked_folder_of_the_spool_loses_nothing(
     private_directory(state, "spool")
     (state / "spool" / "1-ended").symlink_to(outside)
     delivery = Delivery(state_dir=state)
-    assert delivery.adopt(refused=True, other_keys=True) == 0
+    assert delivery.inherit(refused=True, other_keys=True) == 0
     assert delivery.left.other_endpoints == 0
     delivery.close(0.1)
     assert all(each.exists() for each in files)

@@ -19,8 +19,8 @@ from urllib3 import Retry
 from otel_bridge import identity
 from otel_bridge.langsmith import Delivery, DeliveryReport, LeftBehind, spool
 from otel_bridge.langsmith import delivery as delivering
-from otel_bridge.langsmith.multipart import Operation, encode
-from otel_bridge.langsmith.sending import Sender
+from otel_bridge.langsmith.client import Sender
+from otel_bridge.langsmith.multipart import RunUpdate, encode_body
 from otel_bridge.simulator import LangSmithCapture
 
 NOW = time.time_ns()
@@ -41,8 +41,8 @@ def run(number: int, **fields: Any) -> dict[str, Any]:
     }
 
 
-def post(number: int, **fields: Any) -> Operation:
-    return Operation.of("post", run(number, **fields))
+def post(number: int, **fields: Any) -> RunUpdate:
+    return RunUpdate.from_run("post", run(number, **fields))
 
 
 def client_of(url: str, **options: Any) -> Client:
@@ -105,7 +105,7 @@ def test_what_passes_is_held_and_sent_again_byte_for_byte(
     delivery = connect(timeout_ms=(1_000, 1_000))
     delivery.submit(post(1))
     assert not delivery.flush(5)
-    delivery.submit(Operation.of("patch", run(1, outputs={"a": 1})))
+    delivery.submit(RunUpdate.from_run("patch", run(1, outputs={"a": 1})))
     assert not delivery.flush(5)
     assert counts(delivery) == (0, 2, 0)
     assert (delivery.report.reason or "").startswith(reason)
@@ -140,7 +140,7 @@ def test_a_langsmith_that_is_away_for_long_is_asked_every_minute(
     langsmith: LangSmithCapture,
 ) -> None:
     sender = Sender(client_of(langsmith.url))
-    body = encode([post(1)], "1")
+    body = encode_body([post(1)], "1")
     langsmith.refuse_all(503)
     refusals = [sender.send(body) for _ in range(9)]
     assert [each and each.pause for each in refusals] == [1, 2, 4, 8, 16, 32, 60, 60, 60]
@@ -295,7 +295,7 @@ def test_a_run_that_may_conflict_takes_no_other_with_it(
     langsmith.fail_next("POST", "multipart", delay=0.3)
     delivery.submit(post(1))
     delivery.submit(post(2))
-    delivery.submit(Operation.of("post", run(3), alone=True))
+    delivery.submit(RunUpdate.from_run("post", run(3), own_body=True))
     delivery.submit(post(4))
     assert delivery.flush(5)
     bodies = [each.body for each in langsmith.requests if each.path == "/runs/multipart"]
@@ -322,10 +322,10 @@ def test_a_dead_endpoint_costs_the_caller_nothing(connect: Connect) -> None:
 
 
 def test_a_body_is_encoded_once_and_split_by_its_fields() -> None:
-    body = encode([post(1, inputs={"a": 1}, error="bad", outputs=None)], "1")
+    body = encode_body([post(1, inputs={"a": 1}, error="bad", outputs=None)], "1")
     assert body.headers["Content-Encoding"] == "zstd"
     text = body.uncompressed().data.decode()
-    assert body.runs == 1
+    assert body.updates == 1
     for part in ("", ".inputs", ".error"):
         assert f'name="post.{run(1)["id"]}{part}"' in text
     assert ".outputs" not in text
@@ -384,7 +384,7 @@ def test_what_waits_is_for_its_endpoint_key_and_workspace_alone(
     assert len(files) == 2
     assert not any(b"sk-first" in file.read_bytes() for file in files)
     stranger = connect(state_dir=tmp_path, **{"api_key": "sk-first", **other})
-    assert stranger.adopt(refused=True) == 0
+    assert stranger.inherit(refused=True) == 0
     assert stranger.left == LeftBehind(**{kind: 2})
     stranger.close(0.0)
     assert langsmith.runs == {}

@@ -14,9 +14,9 @@ from otel_bridge import AsyncBatchExecutor, BatchError, BatchExecutor, Settings
 from otel_bridge.batches import api as anthropic_api
 from otel_bridge.errors import BridgeError, DeliveryError
 from otel_bridge.langsmith import Delivery
-from otel_bridge.langsmith import probing as langsmith_probing
-from otel_bridge.langsmith.connecting import connect
-from otel_bridge.langsmith.multipart import Operation
+from otel_bridge.langsmith import client as langsmith_client
+from otel_bridge.langsmith.client import connect
+from otel_bridge.langsmith.multipart import RunUpdate
 from otel_bridge.simulator import LangSmithCapture, MessageBatchesServer, OtlpCapture
 
 REDIRECTS = (301, 302, 303, 307, 308)
@@ -48,9 +48,9 @@ def users_client(langsmith: LangSmithCapture) -> Client:
     )
 
 
-def operation() -> Operation:
+def update() -> RunUpdate:
     run_id = "01990000-0000-7000-8000-000000000001"
-    return Operation.of(
+    return RunUpdate.from_run(
         "post",
         {
             "id": run_id,
@@ -75,7 +75,7 @@ def test_runs_and_their_key_follow_no_redirect_and_arrive_later(
     langsmith.redirect_all(elsewhere.url, status)
     delivery = Delivery(own_client)
     try:
-        delivery.submit(operation())
+        delivery.submit(update())
         assert not delivery.flush(3)
         assert elsewhere.requests == []
         assert (delivery.report.sent, delivery.report.held_back) == (0, 1)
@@ -98,7 +98,7 @@ def test_a_client_of_the_users_own_delivers_by_no_redirect_either(
     langsmith.fail_next("POST", status=status, location=elsewhere.url, times=float("inf"))
     delivery = Delivery(users_client(langsmith))
     try:
-        delivery.submit(operation())
+        delivery.submit(update())
         assert not delivery.flush(3)
         assert elsewhere.requests == []
         assert delivery.report.sent == 0
@@ -114,7 +114,7 @@ def test_a_log_in_page_is_no_delivery(
     langsmith.fail_next(path=path, status=200, body=page, times=float("inf"))
     delivery = Delivery(own_client)
     try:
-        delivery.submit(operation())
+        delivery.submit(update())
         assert not delivery.flush(3)
         assert (delivery.report.sent, delivery.report.held_back) == (0, 1)
         assert (delivery.report.reason or "").startswith(
@@ -134,7 +134,7 @@ def test_an_empty_or_json_success_is_a_delivery(
     langsmith.fail_next("POST", status=202, body=body)
     delivery = Delivery(own_client)
     try:
-        delivery.submit(operation())
+        delivery.submit(update())
         assert delivery.flush(3)
         assert delivery.report.sent == 1
     finally:
@@ -157,11 +157,11 @@ def test_the_probe_of_langsmith_names_the_redirect(
 ) -> None:
     langsmith.redirect_all(elsewhere.url)
     with pytest.raises(DeliveryError, match=r"a redirect to .* check LANGSMITH_ENDPOINT"):
-        langsmith_probing.probe()
+        langsmith_client.probe()
     langsmith.recover()
     langsmith.show_log_in_page()
     with pytest.raises(DeliveryError, match=r"not LangSmith's API.* check LANGSMITH_ENDPOINT"):
-        langsmith_probing.probe()
+        langsmith_client.probe()
     assert elsewhere.requests == []
 
 

@@ -26,7 +26,7 @@ from opentelemetry.trace import SpanKind, Status, StatusCode
 from support import eventually
 from urllib3 import Retry
 
-from otel_bridge.langsmith.multipart import Operation, encode
+from otel_bridge.langsmith.multipart import RunUpdate, encode_body
 from otel_bridge.simulator import LangSmithCapture, OtlpCapture
 from otel_bridge.simulator.ingest import MAX_BODY_BYTES, RUNS_PER_TRACE, RefusedError, Runs
 
@@ -167,7 +167,7 @@ def run(parent: Run | None = None, *, after: float = 0, **changes: Any) -> Run:
 
 
 def send(client: Client, *runs: Run, verb: Any = "post", zstd: bool = False) -> None:
-    body = encode([Operation.of(verb, each) for each in runs], "1")
+    body = encode_body([RunUpdate.from_run(verb, each) for each in runs], "1")
     body = body if zstd else body.uncompressed()
     request: dict[str, Any] = {"data": body.data, "headers": body.headers, "timeout": (3, 10)}
     client.request_with_retries("POST", "/runs/multipart", request_kwargs=request)
