@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from random import Random
@@ -16,7 +16,7 @@ from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SimpleSpanProcessor
 from opentelemetry.sdk.trace.id_generator import IdGenerator
 from opentelemetry.trace import StatusCode
-from support import Service
+from support import MakeRequests, Service, limit_traces
 
 from otel_bridge import BatchExecutor, LangSmithSpanProcessor, Settings
 from otel_bridge.langsmith import mirror
@@ -89,9 +89,7 @@ def same(direct: dict[str, Any], stamped: dict[str, Any]) -> None:
                 assert ours[name] == theirs[name], name
 
 
-def test_a_batch_becomes_the_same_runs(
-    service: Service, make_requests: Callable[[int], Any]
-) -> None:
+def test_a_batch_becomes_the_same_runs(service: Service, make_requests: MakeRequests) -> None:
     batch_id = service.api.add_batch(make_requests(60))
     list(service.executor().collect(batch_id))
     service.flush()
@@ -182,10 +180,12 @@ def test_real_calls_are_counted_to_the_token(service: Service) -> None:
         assert {run["name"] for run in langsmith.runs.values()} == {"ChatAnthropic"}
 
 
+@pytest.mark.parametrize("scale", [10, pytest.param(1, marks=pytest.mark.nightly)])
 def test_more_requests_than_a_trace_takes_are_all_there(
-    service: Service, make_requests: Callable[[int], Any]
+    service: Service, make_requests: MakeRequests, monkeypatch: pytest.MonkeyPatch, scale: int
 ) -> None:
-    count = 26_000
+    limit_traces(monkeypatch, scale)
+    count = 26_000 // scale
     batch_id = service.api.add_batch(make_requests(count))
     settings = service.settings(langsmith_route="collector", max_request_spans=None)
     with collector(settings) as (provider, langsmith):
@@ -199,7 +199,7 @@ def test_more_requests_than_a_trace_takes_are_all_there(
 
 
 def test_content_for_langsmith_alone_does_not_go_by_this_route(
-    service: Service, make_requests: Callable[[int], Any], caplog: pytest.LogCaptureFixture
+    service: Service, make_requests: MakeRequests, caplog: pytest.LogCaptureFixture
 ) -> None:
     batch_id = service.api.add_batch(make_requests(5))
     settings = service.settings(langsmith_route="collector", langsmith_content=True)
@@ -211,9 +211,7 @@ def test_content_for_langsmith_alone_does_not_go_by_this_route(
         assert b"Answer to" not in b"".join(each.body for each in langsmith.requests)
 
 
-def test_content_on_spans_reaches_langsmith(
-    service: Service, make_requests: Callable[[int], Any]
-) -> None:
+def test_content_on_spans_reaches_langsmith(service: Service, make_requests: MakeRequests) -> None:
     batch_id = service.api.add_batch(make_requests(20))
     settings = service.settings(langsmith_route="collector", span_content=True)
     with collector(settings) as (provider, langsmith):

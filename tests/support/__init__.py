@@ -1,6 +1,7 @@
 """A service in miniature, the command, real programs, and what else several test files share."""
 
 from support.command import Command
+from support.limits import limit_traces
 from support.present import present
 from support.requests import CREATE, LIST, MODELS, Cost, ListCost, MakeRequests
 from support.service import Instrument, Service
@@ -17,5 +18,6 @@ __all__ = [
     "MakeRequests",
     "Service",
     "eventually",
+    "limit_traces",
     "present",
 ]

@@ -101,6 +101,18 @@ def sync(executor: BatchExecutor, requests: list[Request], plain: list[dict[str,
     executor.collect(1)  # type: ignore[arg-type]
 
 
+def closing(made: anthropic.Anthropic) -> None:
+    with BatchExecutor(made) as executor:
+        assert_type(executor, BatchExecutor)
+    assert_type(executor.close(), None)
+
+
+async def closing_async() -> None:
+    async with AsyncBatchExecutor() as executor:
+        assert_type(executor, AsyncBatchExecutor)
+    await executor.aclose()
+
+
 async def twin(executor: AsyncBatchExecutor, requests: list[Request]) -> None:
     handles = await executor.submit(requests)
     assert_type(handles, list[BatchHandle])
@@ -128,6 +140,9 @@ def results(found: BatchResults) -> None:
     assert_type(found.failed, dict[str, BatchResult])
     assert_type(found.batch_ids, tuple[str, ...])
     assert_type(found.unsubmitted, tuple[Mapping[str, Any], ...])
+    assert_type(found.usage, TokenUsage)
+    assert_type(found.cost, Cost | None)
+    assert_type(found.to_dicts(), list[dict[str, Any]])
     mapping: Mapping[str, BatchResult] = found
     for custom_id, result in mapping.items():
         assert_type(custom_id, str)
