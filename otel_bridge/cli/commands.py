@@ -34,28 +34,32 @@ def guarded_command(function: Callable[..., int]) -> Callable[..., NoReturn]:
 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> NoReturn:
+        status = FAILED
         try:
-            status = function(*args, **kwargs)
-        except BridgeError as error:
-            print_error(error)
-            status = WRONG if isinstance(error, (ConfigurationError, RequestsError)) else FAILED
+            status = _status_of(function, *args, **kwargs)
+            if (telemetry := click.get_current_context().obj) is not None:
+                telemetry.finish(patience=5.0)
         except KeyboardInterrupt:
-            print_error("interrupted")
-            status = FAILED
+            print_error("interrupted again; telemetry is left unsent")
+            status = status or FAILED
         exit_command(status)
 
     return call
 
 
+def _status_of(function: Callable[..., int], *args: Any, **kwargs: Any) -> int:
+    try:
+        return function(*args, **kwargs)
+    except BridgeError as error:
+        print_error(error)
+        return WRONG if isinstance(error, (ConfigurationError, RequestsError)) else FAILED
+    except KeyboardInterrupt:
+        print_error("interrupted")
+        return FAILED
+
+
 def exit_command(status: int) -> NoReturn:
     """End the process without the SDK's exit handlers, which wait for a dead backend once more."""
-    telemetry = click.get_current_context().obj
-    if telemetry is not None:
-        try:
-            telemetry.finish(patience=5.0)
-        except KeyboardInterrupt:
-            print_error("interrupted again; telemetry is left unsent")
-            status = status or FAILED
     try:
         sys.stdout.flush()
     except BridgeError as error:
