@@ -349,13 +349,16 @@ def test_the_rest_of_the_requests_is_kept_where_it_can_be(
 
 
 def test_interrupted_twice_while_telemetry_is_sent_it_leaves_with_one_line_each(
-    bridge: Command, make_requests: MakeRequests, otlp: OtlpCapture
+    bridge: Command, make_requests: MakeRequests, api: MessageBatchesServer, otlp: OtlpCapture
 ) -> None:
     otlp.hang_all()
     running = bridge.start("run", bridge.write(make_requests(2)), "-o", "out.jsonl")
-    eventually(lambda: otlp.requests)
+    eventually(lambda: any(request.path.endswith("results") for request in api.requests))
+    time.sleep(0.5)
     running.send_signal(signal.SIGINT)
-    assert any("interrupted" in line for line in iter(present(running.stderr).readline, ""))
+    lines = iter(present(running.stderr).readline, "")
+    assert any(line.startswith("otel-bridge: interrupted; ") for line in lines)
+    time.sleep(0.5)
     running.send_signal(signal.SIGINT)
     _, rest = running.communicate(timeout=30)
     assert rest == "otel-bridge: interrupted again; telemetry is left unsent\n"

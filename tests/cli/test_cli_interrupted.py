@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+from datetime import timedelta
 
 import pytest
 from support import Command, MakeRequests, eventually
@@ -74,7 +75,8 @@ def test_new_batches_are_made_whatever_became_of_earlier_ones(
 ) -> None:
     file = bridge.write(make_requests(3))
     for _ in range(2):
-        api.add_batch(make_requests(3), seconds=60)
+        soon = api.now() + timedelta(seconds=30)  # the command may take long to start
+        api.add_batch(make_requests(3), created_at=soon)
     api.fail_next("POST", "batches$", status=500)
     assert "`--new`" in complaint(bridge(command, file).stderr)
     ran = bridge(command, "--new", file, "--json")
