@@ -44,7 +44,7 @@ HOMES = {
     "urllib3": {"langsmith"},
 }
 """The rooms, and single files, that may import each library."""
-PRIVATE_ACCESS = {"_core/otel_sdk.py", "instrumentation/calls.py"}
+PRIVATE_ACCESS = {"_core/otel_sdk.py", "batches/executor.py", "instrumentation/calls.py"}
 FORMER_NAMES = {
     *("Ago", "Ancestry", "BatchFacts", "ById", "Choice", "Complaints", "Give", "Leg", "Losses"),
     *("Outcome", "Owner", "Part", "Pass", "Reading", "Sent", "Tally", "Watch", "Watched"),

@@ -114,17 +114,17 @@ def normalised(attributes: Attributes) -> Json:
     A value that the span has under the conventions' name is kept.
     """
     renamed: Json = dict(attributes)
-    for name, ours in _RENAMED.items():
+    for name, current in _RENAMED.items():
         if name in attributes:
-            renamed.setdefault(ours, attributes[name])
+            renamed.setdefault(current, attributes[name])
     for name, operations in _OPERATIONS.items():
         operation = operations.get(str(attributes.get(name)))
         if operation:
             renamed.setdefault(semconv.GEN_AI_OPERATION_NAME, operation)
     parameters = _object(attributes.get("llm.invocation_parameters"))
-    for name, ours in _PARAMETERS.items():
+    for name, current in _PARAMETERS.items():
         if parameters.get(name) is not None:
-            renamed.setdefault(ours, parameters[name])
+            renamed.setdefault(current, parameters[name])
     for name in (semconv.GEN_AI_REQUEST_STOP_SEQUENCES, semconv.GEN_AI_RESPONSE_FINISH_REASONS):
         if isinstance(renamed.get(name), str):
             renamed[name] = _loads(renamed[name])

@@ -179,7 +179,7 @@ class Mirror:
             return None  # a stamped span keeps its own attributes
         redaction = settings.redaction
         content = captured or view.contents()
-        if view.ours and captured is None:
+        if view.is_own and captured is None:
             redaction = None  # the content on our own spans is redacted
         inputs = None if settings.langsmith_hide_inputs else content.inputs
         outputs = None if settings.langsmith_hide_outputs else content.outputs
@@ -222,7 +222,7 @@ class Mirror:
 
 
 def _is_foreign_call(view: SpanView) -> bool:
-    return not view.ours and view.run_type == "llm"
+    return not view.is_own and view.run_type == "llm"
 
 
 def _ancestors(

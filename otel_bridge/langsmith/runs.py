@@ -73,15 +73,15 @@ def timestamp(nanoseconds: int) -> str:
 class SpanView:
     """A span as the mirror reads it: its attributes under the conventions' names."""
 
-    __slots__ = ("attributes", "ours", "provider", "run_type", "span")
+    __slots__ = ("attributes", "is_own", "provider", "run_type", "span")
 
     def __init__(self, span: ReadableSpan) -> None:
         scope = span.instrumentation_scope
         attributes = attributes_of(span)
         self.span = span
-        self.ours = scope is not None and scope.name == semconv.SCOPE
+        self.is_own = scope is not None and scope.name == semconv.SCOPE
         # Ours are in the conventions' names already.
-        self.attributes = attributes if self.ours else dialects.normalised(attributes)
+        self.attributes = attributes if self.is_own else dialects.normalised(attributes)
         self.run_type = run_type(self.attributes)
         """LangSmith's run type."""
         self.provider = str(self.attributes.get(semconv.GEN_AI_PROVIDER_NAME, "unknown"))
@@ -112,7 +112,7 @@ class SpanView:
             *(e.get("exception.type") for e in raised),
         )
         kind = next((str(each) for each in types if each), "error")
-        if self.ours and semconv.BATCH_CUSTOM_ID not in self.attributes:
+        if self.is_own and semconv.BATCH_CUSTOM_ID not in self.attributes:
             message = self.span.status.description
         return f"{kind}: {message}" if message and message != kind else kind
 
@@ -168,7 +168,7 @@ def completed_run(
             {
                 "name": event.name,
                 "time": timestamp(event.timestamp),
-                **_plain(event.attributes or {}, ours=view.ours),
+                **_plain(event.attributes or {}, own=view.is_own),
             }
             for event in span.events
             if event.name != "exception"
@@ -189,16 +189,16 @@ _IN_FIELDS_OF_RUN = {
 """Attributes of our spans that a run has in places of its own: its content, usage and cost."""
 
 
-def _plain(attributes: Mapping[str, Any], *, ours: bool) -> dict[str, Any]:
+def _plain(attributes: Mapping[str, Any], *, own: bool) -> dict[str, Any]:
     """Return the attributes that cannot hold content."""
-    if ours:
+    if own:
         return {name: value for name, value in attributes.items() if name not in _IN_FIELDS_OF_RUN}
     return {name: value for name, value in attributes.items() if not dialects.may_be_content(name)}
 
 
 def _metadata(view: SpanView, run: RunContext) -> dict[str, Any]:
     attributes, context = view.attributes, view.span.context
-    metadata = _plain(attributes, ours=view.ours)
+    metadata = _plain(attributes, own=view.is_own)
     metadata["otel.trace_id"] = f"{context.trace_id:032x}"
     metadata["otel.span_id"] = f"{context.span_id:016x}"
     if attributes.get(semconv.GEN_AI_OPERATION_NAME) == "batch":
@@ -259,7 +259,7 @@ def _price(view: SpanView, usage: TokenUsage) -> Cost | None:
     return price(
         usage,
         str(model),
-        tier=str(tier or ("batch" if view.ours else "standard")),
+        tier=str(tier or ("batch" if view.is_own else "standard")),
         at=datetime.fromtimestamp((view.span.start_time or 0) / 1e9, UTC),
     )
 

@@ -15,12 +15,12 @@ from otel_bridge.simulator.ingest import (
     RefusedError,
     Run,
     Runs,
+    SpanRuns,
     operations,
     usage_of,
 )
 from otel_bridge.simulator.otlp import CapturedSpan, spans_of
 from otel_bridge.simulator.server import LoopbackServer, Request, Response
-from otel_bridge.simulator.spanruns import SpanRuns
 
 _TENANT = str(uuid5(NAMESPACE_URL, "otel-bridge simulator tenant"))
 _DETAILS = {

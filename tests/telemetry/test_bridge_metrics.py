@@ -20,7 +20,7 @@ from otel_bridge.domain.batch import BatchInfo
 from otel_bridge.domain.pricing import price
 from otel_bridge.domain.usage import TokenUsage
 from otel_bridge.langsmith import Delivery
-from otel_bridge.langsmith.metrics import observe
+from otel_bridge.langsmith.processor import observe
 from otel_bridge.simulator import LangSmithCapture, MessageBatchesServer
 from otel_bridge.telemetry.backpressure import export_errors
 
