@@ -53,7 +53,7 @@ def span_predicate(
 
 
 def sdk_provider(provider: Any) -> Any:
-    """The SDK's provider behind one that wraps it, as logfire's does; any other as it is."""
+    """Return the SDK's provider behind one that wraps it, as logfire's does; others unchanged."""
     for _ in range(5):
         if hasattr(provider, "_active_span_processor") or hasattr(provider, "_metric_readers"):
             return provider
@@ -64,24 +64,29 @@ def sdk_provider(provider: Any) -> Any:
     return provider
 
 
+def unwrap_tracer(tracer: trace.Tracer) -> trace.Tracer:
+    """Return the tracer behind the API's proxy, made before set-up; any other unchanged."""
+    return getattr(tracer, "_tracer", tracer)
+
+
 def exports_spans(provider: Any, but: str) -> bool:
-    """Whether a provider's spans go anywhere, other than to processors of the package `but`."""
+    """Whether a provider has processors other than those of the package `but`."""
     if isinstance(provider, (trace.NoOpTracerProvider, trace.ProxyTracerProvider)):
         return False
     if not hasattr(provider, "_active_span_processor"):
-        return True  # one that we do not know
+        return True  # a provider of an unknown kind
     modules = (type(each).__module__ for each in span_processors(provider))
     return any(not module.startswith(f"{but}.") for module in modules)
 
 
 def span_processors(provider: Any) -> tuple[Any, ...]:
-    """The processors of an SDK tracer provider; none of any other."""
+    """Return the processors of an SDK tracer provider, an empty tuple for any other."""
     active = getattr(provider, "_active_span_processor", None)
     return tuple(getattr(active, "_span_processors", ()))
 
 
 def put_first(provider: Any, processor: SpanProcessor) -> None:
-    """Add a processor before all others, where the provider has an order; else as it adds them."""
+    """Add a processor before all others, or in the provider's own way where there is no order."""
     provider.add_span_processor(processor)
     active = getattr(provider, "_active_span_processor", None)
     processors = span_processors(provider)
@@ -91,9 +96,9 @@ def put_first(provider: Any, processor: SpanProcessor) -> None:
 
 
 def add_attributes(span: ReadableSpan, attributes: Mapping[str, Any]) -> None:
-    """Add to an ended span what the processors and exporters after this one shall see.
+    """Add attributes to an ended span, for the processors and exporters after this one.
 
-    The SDK lets nobody set attributes when a span ends, `_on_ending` included.
+    The SDK has no way for it: it refuses attributes once a span ends, in `_on_ending` too.
     """
     present = span._attributes  # noqa: SLF001 - there is no public way
     added = BoundedAttributes(attributes={**(present or {}), **attributes})
@@ -102,23 +107,23 @@ def add_attributes(span: ReadableSpan, attributes: Mapping[str, Any]) -> None:
 
 
 def attributes_of(span: ReadableSpan) -> dict[str, Any]:
-    """A copy of a span's attributes; reading each through the span takes ten times as long."""
+    """Copy a span's attributes; reading each through the span takes ten times as long."""
     attributes = span.attributes
     return attributes.copy() if isinstance(attributes, MappingProxyType) else dict(attributes or {})
 
 
 def smallest_queue(provider: Any, default: int) -> int:
-    """The number of spans that the smallest queue of a provider's batch processors takes."""
+    """Return the size in spans of the smallest queue of a provider's batch processors."""
     batching = (getattr(each, "_batch_processor", None) for each in span_processors(provider))
     sizes = [getattr(each, "_max_queue_size", default) for each in batching if each is not None]
     return min(sizes, default=default)
 
 
 def has_metric_readers(provider: Any) -> bool:
-    """Whether anybody reads a meter provider's metrics."""
+    """Whether a meter provider has readers; True for a provider of an unknown kind."""
     if isinstance(provider, metrics.NoOpMeterProvider) or provider is metrics.get_meter_provider():
         return bool(getattr(provider, "_metric_readers", ()))
-    return bool(getattr(provider, "_metric_readers", True))  # True: one that we do not know
+    return bool(getattr(provider, "_metric_readers", True))
 
 
 def record_many(
@@ -127,7 +132,7 @@ def record_many(
     attributes: Mapping[str, str],
     context: Context,
 ) -> None:
-    """Record each value, ten times faster than by `record` where the SDK lets itself be reached.
+    """Record each value, ten times faster than by `record` where the SDK has the privates used.
 
     `record` cleans, sorts and hashes the same attributes again for each value, which for a batch
     costs more than all else. Only the first value becomes an exemplar of `context`'s span.
@@ -153,7 +158,7 @@ def record_many(
 def _aggregations(
     histogram: Any, attributes: dict[str, str]
 ) -> list[tuple[Any, Callable[[], Any]]] | None:
-    """Lock and way to the aggregation of each reader and view; None where the SDK is another."""
+    """Return the lock and the finder of each reader's and view's aggregation, None without them."""
     try:
         from opentelemetry.sdk.metrics._internal._view_instrument_match import (  # noqa: PLC0415
             _hash_attributes,

@@ -13,6 +13,7 @@ from opentelemetry.sdk.trace import Tracer as SdkTracer
 from opentelemetry.sdk.trace.id_generator import IdGenerator
 
 from otel_bridge import semconv
+from otel_bridge._core.otel_sdk import unwrap_tracer
 
 _chosen: ContextVar[tuple[int, int] | None] = ContextVar("otel_bridge_chosen_ids", default=None)
 
@@ -42,9 +43,7 @@ def chosen_id_tracer(provider: trace.TracerProvider, version: str) -> trace.Trac
     tracer of the provider is touched.
     """
     tracer = provider.get_tracer(semconv.SCOPE, version)
-    real = tracer
-    if not isinstance(real, SdkTracer):  # before set-up the API hands out a proxy
-        real = getattr(tracer, "_tracer", tracer)
+    real = unwrap_tracer(tracer)
     if isinstance(real, SdkTracer) and not isinstance(real.id_generator, ChosenIdGenerator):
         real.id_generator = ChosenIdGenerator(real.id_generator)
     return tracer

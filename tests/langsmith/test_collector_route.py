@@ -172,11 +172,11 @@ def test_real_calls_are_counted_to_the_token(service: Service) -> None:
             ) as stream:
                 stream.get_final_message()
         provider.force_flush()
-        told = langsmith.usage_totals()
-        assert told["output_tokens"] == sum(
+        totals = langsmith.usage_totals()
+        assert totals["output_tokens"] == sum(
             message["usage"]["output_tokens"] for message in service.api.messages
         )
-        assert told["total_cost"] > 0
+        assert totals["total_cost"] > 0
         assert {run["name"] for run in langsmith.runs.values()} == {"ChatAnthropic"}
 
 

@@ -18,7 +18,7 @@ from urllib3 import Retry
 
 from otel_bridge import identity
 from otel_bridge.langsmith import Delivery, DeliveryReport, LeftBehind, spool
-from otel_bridge.langsmith import delivery as delivering
+from otel_bridge.langsmith import delivery as delivery_module
 from otel_bridge.langsmith.client import Sender
 from otel_bridge.langsmith.multipart import RunUpdate, encode_body
 from otel_bridge.simulator import LangSmithCapture
@@ -157,7 +157,7 @@ def test_a_langsmith_that_is_away_for_long_is_asked_every_minute(
 def test_however_much_was_sent_what_comes_next_waits_in_memory(
     connect: Connect, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(delivering, "QUEUE_BYTES", 5_000)
+    monkeypatch.setattr(delivery_module, "QUEUE_BYTES", 5_000)
     delivery = connect(state_dir=tmp_path)
     for number in range(10):
         delivery.submit(post(number, inputs={"a": "x" * 1_000}))
@@ -172,7 +172,7 @@ def test_what_an_ended_process_left_is_sent_by_one_that_idles(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(delivering, "IDLE_SECONDS", 0.1)
+    monkeypatch.setattr(delivery_module, "IDLE_SECONDS", 0.1)
     living = connect(state_dir=tmp_path)
     living.submit(post(1))
     assert living.flush(5)

@@ -118,7 +118,7 @@ def llm_runs(service: Service) -> list[dict[str, Any]]:
     return [run for run in service.langsmith.runs.values() if run["run_type"] == "llm"]
 
 
-def told(service: Service) -> Counter[str]:
+def usage_totals(service: Service) -> Counter[str]:
     """Tokens by type over the runs that LangSmith adds up."""
     return Counter(
         {k: v for k, v in service.langsmith.usage_totals().items() if not k.endswith("cost") and v}
@@ -171,7 +171,7 @@ def test_tokens_and_cost_are_the_apis(
     expected = truth(messages, split=split, thinking=thinking)
     assert expected["cache_read"]
     assert expected["ephemeral_1h_input_tokens" if split else "cache_creation"]
-    assert told(service) == expected
+    assert usage_totals(service) == expected
     cost = math.fsum(list_cost_of(message, split=split) for message in messages)
     assert service.langsmith.usage_totals()["total_cost"] == pytest.approx(cost, abs=1e-9, rel=0)
     assert service.langsmith.refusals == []
@@ -216,7 +216,7 @@ def test_a_failed_call_is_an_error_and_counts_nothing(
     runs = service.langsmith.runs.values()
     assert runs
     for run in runs:
-        assert run["error"] != "error", "the type is always told"
+        assert run["error"] != "error", "the type is always sent"
         assert content or "simulated 529" not in str(run), "what the API says is content"
         assert "usage_metadata" not in run["extra"]["metadata"]
 

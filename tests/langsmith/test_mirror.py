@@ -99,10 +99,10 @@ def test_runs_look_as_the_native_wrapper_makes_them(
         }.items()
     )
     assert "ls_stop" not in metadata, "stop sequences are content"
-    told = metadata["usage_metadata"]
-    assert told["input_tokens"] == usage.total_input_tokens
-    assert told["output_tokens"] == usage.output_tokens
-    assert told["total_tokens"] == usage.total_tokens
+    reported = metadata["usage_metadata"]
+    assert reported["input_tokens"] == usage.total_input_tokens
+    assert reported["output_tokens"] == usage.output_tokens
+    assert reported["total_tokens"] == usage.total_tokens
     assert "error" not in run
     assert run["inputs"] == {}
     assert run["outputs"] == {}
@@ -154,8 +154,8 @@ def test_failed_requests_have_an_error(service: Service, make_requests: MakeRequ
     ]
     error = service.executor().run(requests)["a-errored-1"].error
     assert error is not None
-    told = {run["error"] for run in runs_of(service, "llm")}
-    assert told == {error.error.type, "expired"}, "what the API says of it may quote the request"
+    errors = {run["error"] for run in runs_of(service, "llm")}
+    assert errors == {error.error.type, "expired"}, "what the API says of it may quote the request"
     (batch,) = runs_of(service, "chain")
     assert batch["error"] == "no_request_succeeded: no request of the batch succeeded"
 

@@ -98,9 +98,9 @@ def test_an_ancestor_in_use_is_kept_whatever_is_started_below_it(service: Servic
 
 
 def test_what_another_provider_calls_its_raw_usage_is_not_read_as_anthropics() -> None:
-    told = {"gen_ai.usage.input_tokens": 7, "gen_ai.usage.raw": '{"input_tokens": 5}'}
+    attributes = {"gen_ai.usage.input_tokens": 7, "gen_ai.usage.raw": '{"input_tokens": 5}'}
     for provider, tokens in (("openai", 7), ("anthropic", 5)):
-        read = normalised({**told, "gen_ai.provider.name": provider})
+        read = normalised({**attributes, "gen_ai.provider.name": provider})
         assert read["gen_ai.usage.input_tokens"] == tokens
 
 
