@@ -88,7 +88,10 @@ class TokenUsage:
 
     @classmethod
     def _from_flat(cls, usage: Mapping[str, Any]) -> TokenUsage:
-        split = as_object(usage.get("cache_creation"))
+        split, details, tools = map(
+            as_object,
+            map(usage.get, ("cache_creation", "output_tokens_details", "server_tool_use")),
+        )
         ephemeral_5m = _count(split.get("ephemeral_5m_input_tokens"))
         ephemeral_1h = _count(split.get("ephemeral_1h_input_tokens"))
         return cls(
@@ -98,8 +101,8 @@ class TokenUsage:
             ephemeral_5m,
             ephemeral_1h,
             _count(usage.get("output_tokens")),
-            _count(as_object(usage.get("output_tokens_details")).get("thinking_tokens")),
-            _count(as_object(usage.get("server_tool_use")).get("web_search_requests")),
+            _count(details.get("thinking_tokens")),
+            _count(tools.get("web_search_requests")),
         )
 
     def to_attributes(self, *, legacy: bool = True) -> dict[str, int]:

@@ -161,14 +161,16 @@ class Mirror:
 
     def _run_of(self, view: SpanView) -> RunContext:
         span, attributes = view.span, view.attributes
-        run = active_runs.get(span.context.span_id)
+        is_request = semconv.BATCH_CUSTOM_ID in attributes and semconv.BATCH_OUTCOME in attributes
+        # A batch's requests are many and never open: they are not among the active runs.
+        run = None if is_request else active_runs.get(span.context.span_id)
         if run is not None and run.span_id == span.context.span_id:
             return run
         # The span did not match when it started, or started unseen.
         run = hierarchy.build_context(
             span, run or hierarchy.existing_parent(span), attributes, self._on_opened
         )
-        if semconv.BATCH_CUSTOM_ID not in attributes:
+        if not is_request:
             active_runs.add(span.context.span_id, run)
         return run
 

@@ -177,7 +177,7 @@ class BatchRecording:
             self._span.set_attribute(semconv.BATCH_PROCESSING_STATUS, batch.status)
         self._batch = batch
         if self._spans is not None:
-            self._spans.batch = batch
+            self._spans.update(batch)
 
     @shielded
     def add_result(self, result: ReadResult) -> None:

@@ -81,25 +81,31 @@ class RequestSpans:
         shield: Shield,
     ) -> None:
         self.shield = shield
-        """Over each span."""
-        self.batch = batch
-        """The batch as the API described it last."""
+        """Over each span that `finish` emits; `add` is called within it."""
+        self.update(batch)
         self._tracer = tracer
         self._parent = parent
         self._span = trace.get_current_span(parent)
         self._settings = settings
+        for_langsmith = settings.langsmith_tracing and settings.langsmith_content
+        self._content_for_langsmith = bool(for_langsmith and self._span.is_recording())
         self._pacer = pacer
         cap = settings.max_request_spans
         capped = cap is not None and batch.request_count > cap
         self._selection = Selection(cap) if cap is not None and capped else None
         self._sums: defaultdict[tuple[str, str], Sum] = defaultdict(Sum)
 
+    def update(self, batch: BatchInfo) -> None:
+        """Use the batch as the API describes it now."""
+        self._batch_id = batch.id
+        self._start_ns, self._end_ns = batch.start_ns, batch.end_ns
+
     def add(self, result: ReadResult) -> None:
         """Emit the span of one request; beyond the cap, keep its result, or add one to a sum."""
         if self._selection is None:
             self._emit(result)
             return
-        spread = identity.spread(self.batch.id, result.outcome.custom_id)
+        spread = identity.spread(self._batch_id, result.outcome.custom_id)
         displaced = self._selection.offer(result, spread=spread)
         if displaced is not None:
             outcome = displaced.outcome
@@ -109,19 +115,20 @@ class RequestSpans:
         """After the last result, emit the spans of kept results and roll-up spans of the others."""
         if self._selection is not None:
             for result in self._selection.drain():
-                self._emit(result)
+                with self.shield:
+                    self._emit(result)
             for (model, kind), total in sorted(self._sums.items()):
                 self._emit_rollup(model, kind, total)
 
-    @shielded
     def _emit(self, result: ReadResult) -> None:
         outcome = result.outcome
-        span_id = identity.request_span_id(self.batch.id, outcome.custom_id)
+        span_id = identity.request_span_id(self._batch_id, outcome.custom_id)
         attributes = self._inference(outcome.model, outcome.kind, outcome.usage, outcome.cost)
         attributes[semconv.BATCH_CUSTOM_ID] = outcome.custom_id
         attributes |= _request_attributes(result.params)
         attributes |= _response_attributes(outcome)
-        self._capture(result, span_id, attributes)
+        if self._settings.span_content or self._content_for_langsmith:
+            self._capture(result, span_id, attributes)
         self._end_span(span_id, outcome.model, attributes, self._failure(outcome))
 
     @shielded
@@ -130,7 +137,7 @@ class RequestSpans:
         settings, outcome, params = self._settings, result.outcome, result.params
         if settings.span_content:
             attributes |= messages.span_content(params, outcome.message, settings.redaction)
-        if settings.langsmith_tracing and settings.langsmith_content and self._span.is_recording():
+        if self._content_for_langsmith:
             content = Content(
                 messages.langsmith_inputs(params) if params else None,
                 messages.langsmith_outputs(outcome.message) if outcome.message else None,
@@ -141,7 +148,7 @@ class RequestSpans:
 
     def _failure(self, outcome: ResultOutcome) -> str | None:
         """The description of a failure's status, None for a success."""
-        if outcome.succeeded:
+        if outcome.kind == SUCCEEDED:
             return None
         description = None
         if self._settings.span_content:
@@ -162,7 +169,7 @@ class RequestSpans:
             failure = f"{total.count} requests {kind}"
             attributes[semconv.ERROR_TYPE] = kind
         self._end_span(
-            identity.rollup_span_id(self.batch.id, model, kind), model, attributes, failure
+            identity.rollup_span_id(self._batch_id, model, kind), model, attributes, failure
         )
 
     def _inference(self, model: str, kind: str, usage: TokenUsage, cost: Cost | None) -> Attributes:
@@ -170,7 +177,7 @@ class RequestSpans:
         attributes: Attributes = {
             semconv.GEN_AI_OPERATION_NAME: "chat",
             semconv.GEN_AI_PROVIDER_NAME: "anthropic",
-            semconv.BATCH_ID: self.batch.id,
+            semconv.BATCH_ID: self._batch_id,
             semconv.BATCH_OUTCOME: kind,
         }
         if model:
@@ -191,12 +198,12 @@ class RequestSpans:
             span_id=span_id,
             parent=self._parent,
             kind=SpanKind.CLIENT,
-            start_ns=self.batch.start_ns,
+            start_ns=self._start_ns,
             attributes=attributes,
         )
         if failure is not None:
             span.set_status(Status(StatusCode.ERROR, failure))
-        span.end(self.batch.end_ns)
+        span.end(self._end_ns)
         self._pacer.emitted()
 
 
@@ -224,8 +231,8 @@ def _response_attributes(outcome: ResultOutcome) -> Attributes:
         semconv.ANTHROPIC_REQUEST_ID: outcome.request_id,
         semconv.GEN_AI_RESPONSE_ID: as_text(message.get("id")),
         semconv.GEN_AI_RESPONSE_MODEL: as_text(message.get("model")),
-        semconv.GEN_AI_RESPONSE_FINISH_REASONS: messages.finish_reasons(message),
         semconv.ANTHROPIC_STOP_REASON: as_text(message.get("stop_reason")),
+        semconv.GEN_AI_RESPONSE_FINISH_REASONS: messages.finish_reasons(message),
         semconv.ANTHROPIC_RESPONSE_SERVICE_TIER: outcome.tier,
     }
     return {name: value for name, value in values.items() if value}
