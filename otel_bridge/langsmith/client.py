@@ -141,14 +141,15 @@ def probe() -> str:
     version: str | None = None
     for path in _PROBED:
         try:
-            version = version or as_text(as_object(request(client, "GET", path)).get("version"))
+            answer = as_object(request(client, "GET", path))
         except FAULTS as error:
-            answer = answer_to(error)
-            refused = answer is not None and answer.status_code >= 400
+            response = answer_to(error)
+            refused = response is not None and response.status_code >= 400
             check = "API_KEY" if refused else "ENDPOINT"
             raise DeliveryError(
                 f"{endpoint}: {reason_of(error)}; check LANGSMITH_{check}"
             ) from error
+        version = version or as_text(answer.get("version"))
     return f"{endpoint}, version {safe_text(version)}" if version else endpoint
 
 
