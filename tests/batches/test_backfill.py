@@ -123,7 +123,7 @@ async def test_the_async_twin_does_the_same(
 
 @pytest.mark.parametrize(
     ("arguments", "reason"),
-    [([], "name batches, or use --since 7d"), (["--since", "soon"], "'soon' is no age")],
+    [([], "name batches, or --since 7d"), (["--since", "soon"], "'soon' is no age")],
 )
 def test_bad_usage_is_said(bridge: Command, arguments: list[str], reason: str) -> None:
     ran = bridge("backfill", *arguments)
