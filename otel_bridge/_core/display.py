@@ -6,7 +6,7 @@ import re
 
 _HIDDEN = "****"
 _CREDENTIALS = re.compile(r"(?P<scheme>\b[a-zA-Z][\w+.-]*://)[^\s'\"<>]*@")
-_QUERY = re.compile(r"(?P<mark>[?#])[^\s'\"<>()=]*=[^\s'\"<>()]*")
+_QUERY = re.compile(r"(?<=[\w/.~%:-])(?P<mark>\?(?=[^\s'\"<>()])|#(?=[^\s'\"<>()]*=))[^\s'\"<>()]*")
 _BARE_CREDENTIALS = re.compile(r"^[^\s/]*@")
 
 

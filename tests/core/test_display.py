@@ -55,6 +55,9 @@ def test_text_of_others_is_one_bounded_line() -> None:
     assert shown.startswith("<html> a \N{REPLACEMENT CHARACTER}[2J b /v1/traces?**** (Caused)")
     assert len(shown) == 200
     assert safe_text("is it? yes, and #2 too") == "is it? yes, and #2 too"
+    assert (
+        safe_text(f"no route to /v1/traces?{SECRET} (why?)") == "no route to /v1/traces?**** (why?)"
+    )
 
 
 @pytest.fixture
