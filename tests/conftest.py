@@ -11,6 +11,7 @@ import pytest
 from support import Command, Cost, Instrument, ListCost, MakeRequests, Service, requests
 
 import otel_bridge
+from otel_bridge._core import shield
 from otel_bridge.simulator import LangSmithCapture, MessageBatchesServer, OtlpCapture
 
 # Speed is measured in benchmarks; a slow machine must not fail a test.
@@ -18,6 +19,12 @@ hypothesis.settings.register_profile(
     "patient", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )
 hypothesis.settings.load_profile("patient")
+
+
+@pytest.fixture(autouse=True)
+def nothing_was_warned_of() -> None:
+    """Each test is a process of its own for what is said once in a process."""
+    shield.said.clear()
 
 
 @pytest.fixture

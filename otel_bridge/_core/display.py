@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 
 _HIDDEN = "****"
-_CREDENTIALS = re.compile(r"(?P<scheme>\b[a-zA-Z][\w+.-]*://)[^\s'\"<>]*@")
+_CREDENTIALS = re.compile(r"(?P<scheme>\b[a-zA-Z][\w+.-]*://)\S*@")
 _QUERY = re.compile(r"(?<=[\w/.~%:-])(?P<mark>\?(?=[^\s'\"<>()])|#(?=[^\s'\"<>()]*=))[^\s'\"<>()]*")
-_BARE_CREDENTIALS = re.compile(r"^[^\s/]*@")
+_ENDPOINT_CREDENTIALS = re.compile(r"(?P<scheme>[a-zA-Z][\w+.-]*://|).*@", re.DOTALL)
 
 
 def safe_endpoint(endpoint: str) -> str:
@@ -16,10 +16,10 @@ def safe_endpoint(endpoint: str) -> str:
     `endpoint` is a URL or, as for gRPC, a host with a port. What stands before an `@` or behind
     a `?` or a `#` becomes `****`.
     """
-    shown = _CREDENTIALS.sub(rf"\g<scheme>{_HIDDEN}@", endpoint)
-    if "://" not in shown:
-        shown = _BARE_CREDENTIALS.sub(f"{_HIDDEN}@", shown)
-    place, mark, _ = re.split(r"([?#]|$)", shown, maxsplit=1)
+    credentials = _ENDPOINT_CREDENTIALS.match(endpoint)
+    if credentials is not None:
+        endpoint = f"{credentials['scheme']}{_HIDDEN}@{endpoint[credentials.end() :]}"
+    place, mark, _ = re.split(r"([?#]|$)", endpoint, maxsplit=1)
     return _printable(f"{place}{mark}{_HIDDEN}" if mark else place)
 
 

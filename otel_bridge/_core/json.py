@@ -1,4 +1,4 @@
-"""Decoded JSON of which nothing is sure: what is not of the kind that is asked for is absent."""
+"""Decoded JSON of unknown shape: a value of another type than is asked for counts as absent."""
 
 from __future__ import annotations
 

@@ -16,17 +16,17 @@ if TYPE_CHECKING:
 
 
 class Closing(Protocol):
-    """Somebody with something to hand over before the process ends."""
+    """An object that must be closed before the process ends."""
 
     def close(self) -> None:
-        """Hand it over, in bounded time."""
+        """Send or store what is left, in bounded time."""
 
 
 class Forking(Protocol):
-    """Somebody whose locks, threads or connections do not survive a fork."""
+    """An object with locks, threads or connections, which do not survive a fork."""
 
     def after_fork(self) -> None:
-        """Begin anew in the forked process: what was held is the parent's."""
+        """Start anew in the forked process: what was held belongs to the parent."""
 
 
 _AFTER_ALL_ELSE = -100

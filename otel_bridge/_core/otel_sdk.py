@@ -38,9 +38,13 @@ def span_predicate(
 
     def accepts(span: ReadableSpan) -> bool:
         try:
-            verdict = verdicts[id(span._instrumentation_scope)]  # noqa: SLF001 - as said above
-        except (AttributeError, KeyError):
-            verdict = judge_scope(span.instrumentation_scope)
+            scope = span._instrumentation_scope  # noqa: SLF001 - as said above
+        except AttributeError:
+            scope = span.instrumentation_scope
+        try:
+            verdict = verdicts[id(scope)]
+        except KeyError:
+            verdict = judge_scope(scope)
         if verdict is not None:
             return verdict
         try:

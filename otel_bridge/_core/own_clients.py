@@ -1,4 +1,4 @@
-"""Clients of our own: what they do is recorded by who made them, and by nobody else."""
+"""Marks the clients that this package made, so that the instrumentation ignores them."""
 
 from __future__ import annotations
 

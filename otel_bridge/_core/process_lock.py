@@ -40,7 +40,7 @@ class ProcessLock:
         return self._name
 
     def is_alive(self, name: str) -> bool:
-        """Whether the owner of that name still is; what is left of one that is not goes."""
+        """Return True while the process that owns `name` runs, else delete its lock file."""
         path = self._directory / f"{name}.lock"
         if not name or not path.exists():
             return False
@@ -54,7 +54,7 @@ class ProcessLock:
         return False
 
     def release(self) -> None:
-        """Give the name up."""
+        """Release the lock and delete its file."""
         if self._lock is not None and self._process == os.getpid():
             (self._directory / f"{self._name}.lock").unlink(missing_ok=True)
             self._lock.release()

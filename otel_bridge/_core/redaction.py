@@ -1,4 +1,4 @@
-"""The user's say on content before it leaves: what fails is withheld."""
+"""The user's hook that redacts content; content is withheld where the hook fails."""
 
 from __future__ import annotations
 

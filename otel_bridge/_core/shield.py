@@ -26,9 +26,10 @@ OnFault = Callable[[Exception], None]
 class Shield:
     """A context manager that lets no Exception out of what is done within it.
 
-    The first fault of each type is logged at WARNING, as `consequence` and the fault; every fault
-    is logged with its traceback at DEBUG, counted in `faults`, and given to `on_fault`, which must
-    not raise. One shield may be entered many times, by several threads.
+    The first fault of each type is logged at WARNING, as `consequence` and the fault, unless that
+    very text was logged before in this process. Every fault is logged with its traceback at DEBUG,
+    counted in `faults`, and given to `on_fault`, which must not raise. One shield may be entered
+    many times, by several threads.
     """
 
     def __init__(self, consequence: str, on_fault: OnFault | None = None) -> None:
@@ -57,7 +58,7 @@ class Shield:
         self.faults += 1
         if type(error) not in self._types:
             self._types.add(type(error))
-            logger.warning("%s: %s", self._consequence, brief(error))
+            warn_once(logger, "%s: %s", self._consequence, brief(error))
         logger.debug("%s", self._consequence, exc_info=error)
         if self._on_fault is not None:
             self._on_fault(error)

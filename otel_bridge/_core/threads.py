@@ -15,10 +15,10 @@ _limiter: RunVar[CapacityLimiter] = RunVar("otel_bridge_threads")
 
 
 async def run_in_thread(work: Callable[[], T]) -> T:
-    """Do what may take a while on a thread: the event loop must not wait.
+    """Run `work` on a thread of our own, and return what it returns.
 
-    Nor must what a service does on anyio's own threads, as FastAPI does all that is not async:
-    there are as many of these as a number of batches can hold while a backend hangs.
+    So a backend that hangs blocks neither the event loop nor the threads that anyio shares, on
+    which FastAPI runs all code that is not async.
     """
     try:
         limiter = _limiter.get()

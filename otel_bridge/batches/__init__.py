@@ -2,7 +2,7 @@
 
 from otel_bridge.batches.backfilling import Backfilled
 from otel_bridge.batches.engine import AsyncProgress, Progress
-from otel_bridge.batches.estimating import SAMPLE, Estimate
+from otel_bridge.batches.estimating import Estimate
 from otel_bridge.batches.executor import AsyncBatchExecutor, BatchExecutor, engine_of
 from otel_bridge.batches.handles import BatchHandle
 from otel_bridge.batches.results import BatchResult, BatchResults
@@ -17,7 +17,6 @@ from otel_bridge.batches.structured import (
 from otel_bridge.domain.requests import Request, validate_requests
 
 __all__ = [
-    "SAMPLE",
     "AsyncBatchExecutor",
     "AsyncBatchRun",
     "AsyncProgress",

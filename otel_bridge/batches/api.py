@@ -180,20 +180,23 @@ class NoRedirects(anthropic.Middleware):
         return await call_next(request)
 
 
-def _without_redirects(client: Client) -> Client:
-    """Copy a client; the copy follows no redirect, and shares the connections of the first."""
-    return client.with_options(middleware=[*client.middleware, NoRedirects()])
-
-
 def _without_retries(client: Client) -> Client:
-    """A copy without retries: a repeated create after a timeout is a second batch to pay for."""
-    return mark_own_client(_without_redirects(client.with_options(max_retries=0)))
+    """Copy a client without retries: a repeated create after a timeout is a second paid batch."""
+    return mark_own_client(client.with_options(max_retries=0, middleware=_middleware(client)))
 
 
 def _without_spans(client: Client) -> Client:
-    """A copy whose calls make no spans of the SDK: polls are not the user's traces."""
-    quiet = client.with_options(open_telemetry={**client.open_telemetry, "traces": False})
-    return mark_own_client(_without_redirects(quiet))
+    """Copy a client whose calls make no spans of the SDK: polls are not the user's traces."""
+    return mark_own_client(
+        client.with_options(
+            open_telemetry={**client.open_telemetry, "traces": False},
+            middleware=_middleware(client),
+        )
+    )
+
+
+def _middleware(client: Client) -> list[Any]:
+    return [*client.middleware, NoRedirects()]
 
 
 def check_id(batch_id: str) -> None:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from otel_bridge.batches.api import Api
     from otel_bridge.batches.engine import Engine
 
-State = Literal["told", "known", "in_progress", "gone", "failed"]
+State = Literal["exported", "already_exported", "in_progress", "gone", "failed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ def backfill(
             yield Emit([Backfilled(facts.id, "failed", facts.request_count, str(error))])
         else:
             missing = handle.recording.missing_results_message if handle.recording else None
-            yield Emit([Backfilled(handle.id, "failed" if missing else "told", count, missing)])
+            yield Emit([Backfilled(handle.id, "failed" if missing else "exported", count, missing)])
 
 
 def _due(
@@ -88,7 +88,7 @@ def _state(
     if facts.status != "ended":
         return "in_progress"
     if is_exported(facts.id):
-        return "known"
+        return "already_exported"
     return "gone" if batch.archived_at else None
 
 

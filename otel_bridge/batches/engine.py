@@ -155,7 +155,7 @@ class Engine:
 
         mirrored = mirror(self.recorder.provider, self.settings, self._meter_provider)
         if mirrored is not None:
-            self.recorder.runs_dropped = lambda: mirrored.dropped
+            self.recorder.runs_lost = lambda: mirrored.lost
         return mirrored
 
     def _progress(self, facts: BatchInfo) -> Flow[None]:

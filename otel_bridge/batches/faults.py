@@ -40,7 +40,7 @@ def describe(error: Exception) -> str:
         if error.status_code < 400:
             target = safe_endpoint(error.response.headers.get("location", "nowhere"))
             return (
-                f"{error.status_code}, a redirect to {target}, which is not followed; "
+                f"{error.status_code}, a redirect to {target}, not followed; "
                 "check ANTHROPIC_BASE_URL"
             )
         body = error.body

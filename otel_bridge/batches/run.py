@@ -31,7 +31,7 @@ Source: https://docs.anthropic.com/en/api/errors
 
 
 def may_be_retried(result: BatchResult) -> bool:
-    """Whether the request was neither answered nor at fault, nor called off."""
+    """Whether the request failed for a reason that may pass."""
     if result.type == "expired":
         return True
     return result.type == "errored" and result.error_type in _TRANSIENT
@@ -49,7 +49,7 @@ class Attempts:
         self._failed: dict[str, BatchResult] = {}
         self._tried: dict[str, BatchResult] = {}
         self.number = 1
-        """Of the attempt whose results are read, from 1."""
+        """Number of the attempt whose results are read, from 1."""
         self.complete = True
         """Whether every follow-up that was due could be submitted."""
 

@@ -36,7 +36,7 @@ _STANDARD = {
     "OTEL_PROPAGATORS": "trace context across processes",
     "OTEL_PYTHON_CONTEXT": "langsmith: @traceable code nests below spans",
     "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "anthropic-batches: code is left alone",
-    "OTEL_RESOURCE_ATTRIBUTES": "told with every span and metric",
+    "OTEL_RESOURCE_ATTRIBUTES": "added to every span and metric",
     "OTEL_TRACES_SAMPLER": "which traces are recorded; the others are not mirrored",
     "OTEL_TRACES_SAMPLER_ARG": "its argument, such as a share",
     "OTEL_SERVICE_NAME": "the service's name",

@@ -16,6 +16,7 @@ from genai_prices.types import TieredPrices
 
 from otel_bridge import semconv
 from otel_bridge._core.json import as_number
+from otel_bridge._core.shield import warn_once
 from otel_bridge.domain.usage import TokenUsage
 
 logger = logging.getLogger(__name__)
@@ -25,6 +26,7 @@ BATCH_DISCOUNT = Decimal("0.5")
 _CACHE_WRITE_5M, _CACHE_WRITE_1H = Decimal("1.25"), Decimal(2)
 _WEB_SEARCH = Decimal(10) / 1000
 _MILLION = Decimal(1_000_000)
+_NO_PRICE = "Model %r has no known price; its spans carry no cost"
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,7 +201,7 @@ def _rates(model: str, day: date, batch: bool) -> tuple[_Rates, ...]:
         }
         return tuple(_rates_above(listed, start, batch) for start in sorted(starts, reverse=True))
     except Exception:  # noqa: BLE001 - results are priced before they are given: none may be lost
-        _warn_once(model)
+        warn_once(logger, _NO_PRICE, model)
         return ()
 
 
@@ -227,8 +229,3 @@ def _rates_above(listed: Any, start: int, batch: bool) -> _Rates:
         unit(at(listed.output_mtok, Decimal(0))),
         float(_WEB_SEARCH if searches is None else searches / 1000),
     )
-
-
-@lru_cache(maxsize=1024)
-def _warn_once(model: str) -> None:
-    logger.warning("Model %r has no known price; its spans carry no cost", model)

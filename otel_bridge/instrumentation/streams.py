@@ -74,7 +74,7 @@ class RequestCapture:
 
     def _capture(self, request: Any) -> None:
         # This runs amid the iteration of the caller or of the SDK: a fault must not stop it.
-        with contextlib.suppress(Exception):
+        with Shield("The parameters of a request are not recorded"):
             self._keep(request)
 
     def _keep(self, request: Any) -> None:

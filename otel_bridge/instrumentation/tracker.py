@@ -35,7 +35,7 @@ class BatchTracker:
         self._recorder = recorder
         self._mirror = mirror
         if mirror is not None:
-            recorder.runs_dropped = lambda: mirror.dropped
+            recorder.runs_lost = lambda: mirror.lost
         self._batches: OrderedDict[str, TrackedBatch] = OrderedDict()
         self._requests = 0
         self.after_fork()

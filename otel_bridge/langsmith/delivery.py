@@ -14,6 +14,7 @@ from langsmith import Client
 
 from otel_bridge._core.display import safe_endpoint
 from otel_bridge._core.lifecycle import close_with_process, renew_after_fork
+from otel_bridge._core.shield import brief
 from otel_bridge.langsmith.client import Destination, Refusal, Sender, connect
 from otel_bridge.langsmith.multipart import Body, RunUpdate, encode_body
 from otel_bridge.langsmith.spool import LeftBehind, Spool
@@ -48,6 +49,11 @@ class DeliveryReport:
     spooled: int = 0
     set_apart: int = 0
     reason: str | None = None
+
+    @property
+    def lost(self) -> int:
+        """Number of updates that LangSmith does not have and that are not on disk."""
+        return self.dropped + self.refused - self.set_apart
 
     def __add__(self, other: DeliveryReport) -> DeliveryReport:
         return DeliveryReport(
@@ -195,8 +201,10 @@ class Delivery:
             if patient and not self._pause_requested:
                 self._retry_at = min(self._retry_at, time.monotonic())
             self._wake.notify_all()
-            self._wait_until_sent(deadline, patient=patient)
-            self._flushes -= 1
+            try:
+                self._wait_until_sent(deadline, patient=patient)
+            finally:
+                self._flushes -= 1
             self._spool_queue()
             return not (self._in_memory() or self._spool.volatile)
 
@@ -313,7 +321,8 @@ class Delivery:
 
     def _add_to_spool(self, body: Body) -> None:
         if not self._spool.add(body):
-            self._count(DeliveryReport(dropped=body.updates, reason="the spool is full"))
+            report = DeliveryReport(dropped=body.updates, reason="the spool is full")
+            self._count(report, inherited=body.inherited)
 
     def _handle_answer(self, body: Body, refusal: Refusal | None) -> None:
         self._pause_requested = refusal is not None and refusal.pause_requested
@@ -346,8 +355,7 @@ class Delivery:
             lost, inherited = self._sending.updates, self._sending.inherited
             self._spool.skip(self._sending)
         self._encoding, self._sending = 0, None
-        reason = f"{type(error).__name__}: {error}"
-        self._count(DeliveryReport(dropped=lost, reason=reason), inherited=inherited)
+        self._count(DeliveryReport(dropped=lost, reason=brief(error)), inherited=inherited)
         self._retry_at = time.monotonic() + _FAULT_SECONDS
 
     def _count(self, report: DeliveryReport, *, inherited: bool = False) -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
+from otel_bridge._core.display import safe_text
 from otel_bridge._core.lifecycle import close_with_process, renew_after_fork
 from otel_bridge._core.shield import warn_once
 from otel_bridge.config import Settings
@@ -64,7 +65,7 @@ class LangSmithSpanExporter(SpanExporter):
         try:
             self._delivery = delivery or Delivery(state_dir=settings.state_dir)
         except Exception as error:  # noqa: BLE001 - other exporters go on without it
-            warn_once(logger, NOT_MIRRORED, error)
+            warn_once(logger, NOT_MIRRORED, safe_text(str(error), 500) or type(error).__name__)
             return
         self._mirror = Mirror(settings, self._delivery)
         close_with_process(self)
@@ -89,8 +90,7 @@ class LangSmithSpanExporter(SpanExporter):
 
     def _send(self, spans: Sequence[ReadableSpan]) -> None:
         if self._mirror is not None:
-            with self._mirror.shield:
-                self._mirror.close_all(spans)
+            self._mirror.close_all(spans)
 
 
 class ParentFirstQueue:

@@ -131,17 +131,21 @@ class Mirror:
 
     def close_all(self, spans: Sequence[ReadableSpan]) -> None:
         """Send the runs of ended spans, parents first, none of which `open` was called for."""
-        matching = [span for span in spans if self.filter.matches(span) and not is_claimed(span)]
         parents = {span.context.span_id: span.parent for span in spans}
+        faulty, matching = set(), set()
         # The first span of a call to end is selected, and a parent ends last.
-        for span in sorted(matching, key=lambda each: each.end_time or 0):
-            view = SpanView(span)
-            if self.filter.samples(span) and _is_foreign_call(view):
-                _deduplicator.claim(view, _ancestors(span, parents))
-        matching_ids = {id(span) for span in matching}
-        for span in spans:
+        for span in sorted(spans, key=lambda each: each.end_time or 0):
+            faulty.add(id(span))
             with self.shield:
-                if id(span) in matching_ids:
+                if self.filter.matches(span) and not is_claimed(span):
+                    view = SpanView(span)
+                    if self.filter.samples(span) and _is_foreign_call(view):
+                        _deduplicator.claim(view, _ancestors(span, parents))
+                    matching.add(id(span))
+                faulty.discard(id(span))
+        for span in (each for each in spans if id(each) not in faulty):
+            with self.shield:
+                if id(span) in matching:
                     self.close(span)
                 else:
                     self.skip(span)
@@ -212,11 +216,10 @@ class Mirror:
             span = node.span() if node.span is not None else None
             if span is None:
                 continue
-            claim = object()
-            if _posted.setdefault(node.id, claim) is not claim:
-                continue
             pending = runs.pending_run(SpanView(span), node, self._project)
-            self._submit("post", pending, own_body=True)
+            claim = object()
+            if _posted.setdefault(node.id, claim) is claim:
+                self._submit("post", pending, own_body=True)
 
     def _submit(self, verb: Literal["post", "patch"], run: Run, *, own_body: bool = False) -> None:
         if self.delivery is not None:

@@ -13,6 +13,7 @@ from opentelemetry.metrics import CallbackOptions, Observation
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
 
 from otel_bridge import semconv
+from otel_bridge._core.display import safe_text
 from otel_bridge._core.otel_sdk import put_first, span_processors
 from otel_bridge._core.shield import warn_once
 from otel_bridge.config import Settings
@@ -100,9 +101,9 @@ class LangSmithSpanProcessor(SpanProcessor):
         return self.delivery is None or self.delivery.flush(timeout_millis / 1000, patient=False)
 
     @property
-    def dropped(self) -> int:
-        """Number of posts and patches of runs that are lost for good."""
-        return self._mirror.shield.faults if self.delivery is None else self.delivery.report.dropped
+    def lost(self) -> int:
+        """Number of run updates that LangSmith does not have and that are not on disk."""
+        return self._mirror.shield.faults if self.delivery is None else self.delivery.report.lost
 
 
 _mirroring = threading.Lock()
@@ -138,7 +139,7 @@ def mirror(
             try:
                 existing = LangSmithSpanProcessor(None, settings, meter_provider)
             except Exception as error:  # noqa: BLE001 - the caller's batch goes on without it
-                warn_once(logger, NOT_MIRRORED, error)
+                warn_once(logger, NOT_MIRRORED, safe_text(str(error), 500) or type(error).__name__)
                 return None
             put_first(provider, existing)
         return existing

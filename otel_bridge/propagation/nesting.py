@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
@@ -11,6 +10,7 @@ from urllib.parse import quote
 
 from opentelemetry import trace
 
+from otel_bridge._core.shield import Shield
 from otel_bridge.propagation.active_runs import (
     RunContext,
     active_runs,
@@ -21,8 +21,6 @@ from otel_bridge.propagation.active_runs import (
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
-
-logger = logging.getLogger(__name__)
 
 
 def current_run(context: Context | None) -> RunContext | None:
@@ -44,18 +42,16 @@ def nest_traceable() -> AbstractContextManager[None]:
 def enter(context: Context) -> AbstractContextManager[None] | None:
     """Enter LangSmith's context of the run that is current in `context`.
 
-    Returns what to exit, None where nothing was entered. A fault is logged at DEBUG.
+    Returns what to exit, None where nothing was entered.
     """
-    try:
+    with Shield("LangSmith's context does not follow OpenTelemetry's"):
         run = _run_below(context)
         if run is None:
             return None
         nested = _below(run)
         nested.__enter__()
-    except Exception as error:
-        logger.debug("LangSmith context: %s", error, exc_info=True)
-        return None
-    return nested
+        return nested
+    return None
 
 
 def _run_below(context: Context | None) -> RunContext | None:

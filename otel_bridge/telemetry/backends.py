@@ -28,7 +28,7 @@ class Backends:
     ) -> None:
         self.settings = settings or Settings.from_env()
         self.journal = journal_in(self.settings.state_dir)
-        self.runs_dropped: Callable[[], int] = lambda: 0
+        self.runs_lost: Callable[[], int] = lambda: 0
         """Returns how many run updates the mirror has lost; who adds a mirror sets it."""
         self._tracer_provider = tracer_provider
         self._meter_provider = meter_provider

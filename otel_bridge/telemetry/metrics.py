@@ -143,7 +143,6 @@ class BatchMetrics:
         context: Context,
     ) -> None:
         """Record all of an ended batch; exemplars name the span that `context` holds."""
-        self._unexported.add(batch.id)
         for model, measured in models.items():
             usage = measured.usage
             self._distribute(batch, model, measured, context)
@@ -163,6 +162,7 @@ class BatchMetrics:
                 labels[semconv.ERROR_TYPE] = error_type
             self._requests.add(count, labels, context)
         self._duration.record((batch.end_ns - batch.start_ns) / 1e9, _PROVIDER, context)
+        self._unexported.add(batch.id)  # last: what met a fault is not marked as exported
 
     def _distribute(
         self, batch: BatchInfo, model: str, measured: Measured, context: Context

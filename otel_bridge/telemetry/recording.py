@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 from collections import Counter, defaultdict
 from collections.abc import Mapping
@@ -63,7 +62,7 @@ class BatchRecording:
         self._measured: defaultdict[str, Measured] = defaultdict(Measured)
         self._has_lease = False
         self._export_errors = export_errors.spans
-        self._runs_dropped = backends.runs_dropped()
+        self._runs_lost = backends.runs_lost()
         self._waited_for = False
         self._ended = False
 
@@ -233,7 +232,7 @@ class BatchRecording:
         backends = self._backends
         if not self._emits or self.shield.faults or self.missing:
             return
-        if backends.runs_dropped() > self._runs_dropped:
+        if backends.runs_lost() > self._runs_lost:
             logger.warning(
                 "Runs of batch %s did not all arrive; collect it again to send them again",
                 self._batch.id,
@@ -292,7 +291,7 @@ class BatchRecording:
     def _stop_waiting(self) -> None:
         if self._waited_for:
             self._waited_for = False
-            with contextlib.suppress(Exception):
+            with self.shield:
                 self._backends.metrics.stop_waiting(self._batch.id)
 
     def _total(self) -> Sum:

@@ -14,6 +14,7 @@ from opentelemetry.sdk.trace.id_generator import IdGenerator
 
 from otel_bridge import semconv
 from otel_bridge._core.otel_sdk import unwrap_tracer
+from otel_bridge._core.shield import Shield
 
 _chosen: ContextVar[tuple[int, int] | None] = ContextVar("otel_bridge_chosen_ids", default=None)
 
@@ -81,7 +82,8 @@ def span_over(
     its message may quote a request.
     """
     span: trace.Span | None = None
-    with contextlib.suppress(Exception):
+    shield = Shield(f"The span {name!r} is incomplete")
+    with shield:
         span = tracer().start_span(name, attributes=attributes)
     if span is None:
         yield trace.INVALID_SPAN
@@ -90,10 +92,10 @@ def span_over(
         with trace.use_span(span, record_exception=False, set_status_on_exception=False):
             yield span
     except BaseException as error:
-        with contextlib.suppress(Exception):
+        with shield:
             span.set_attribute(semconv.ERROR_TYPE, type(error).__qualname__)
             span.set_status(trace.Status(trace.StatusCode.ERROR))
         raise
     finally:
-        with contextlib.suppress(Exception):
+        with shield:
             span.end()

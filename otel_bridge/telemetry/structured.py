@@ -11,6 +11,7 @@ from opentelemetry import trace
 from opentelemetry.trace import Status, StatusCode
 
 from otel_bridge import semconv
+from otel_bridge._core.shield import Shield
 from otel_bridge.domain.pricing import Cost
 from otel_bridge.domain.usage import TokenUsage
 from otel_bridge.telemetry.spans import span_over
@@ -52,7 +53,7 @@ def structured_span(
 
 
 def _set_totals(span: trace.Span, structured: Structured) -> None:
-    with contextlib.suppress(Exception):
+    with Shield("The span of structured output is incomplete"):
         span.set_attributes(_totals(structured))
         if not structured.outcomes.get(VALID):
             span.set_attribute(semconv.ERROR_TYPE, "no_valid_answer")

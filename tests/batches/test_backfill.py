@@ -36,8 +36,8 @@ def test_batches_of_before_are_told_at_their_own_times_once(
     told = {
         each["id"]: (each["state"], each["requests"]) for each in json.loads(ran.stdout)["batches"]
     }
-    assert told == {going: ("in_progress", 3), old: ("told", 20), new: ("told", 10)}
-    assert f"{old}: told, 20 requests" in ran.stderr
+    assert told == {going: ("in_progress", 3), old: ("exported", 20), new: ("exported", 10)}
+    assert f"{old}: exported, 20 requests" in ran.stderr
     output = sum(api.truth(each)["output_tokens"] for each in (old, new))
     spans = otlp.unique_spans()
     assert len(spans) == len(otlp.spans) == 32
@@ -55,7 +55,7 @@ def test_batches_of_before_are_told_at_their_own_times_once(
 
     for arguments in (["--since", "7d"], [old, new]):
         again = json.loads(bridge("backfill", *arguments, "--json").stdout)["batches"]
-        assert {each["state"] for each in again if each["id"] != going} == {"known"}
+        assert {each["state"] for each in again if each["id"] != going} == {"already_exported"}
     assert len(otlp.spans) == 32
     assert otlp.metric_sum(OUTPUT) == output
 
@@ -71,7 +71,7 @@ def test_a_long_list_is_read_page_by_page(
     done = list(executor.backfill(since=ago(days=1)))
     assert [each.id for each in done] == ids, "the oldest first"
     assert sum(request.path.endswith("/batches") for request in api.requests) == 2
-    assert {each.state for each in executor.backfill(since=ago(days=1))} == {"known"}
+    assert {each.state for each in executor.backfill(since=ago(days=1))} == {"already_exported"}
 
 
 def test_times_can_be_shifted_into_the_last_day(
@@ -80,7 +80,7 @@ def test_times_can_be_shifted_into_the_last_day(
     created = ago(days=12, hours=5)
     old = api.add_batch(make_requests(4), created_at=created, seconds=60)
     (done,) = service.executor().backfill([old], shift_times=True)
-    assert (done.state, done.requests) == ("told", 4)
+    assert (done.state, done.requests) == ("exported", 4)
     service.flush()
     for span in service.otlp.unique_spans():
         start = datetime.fromtimestamp(span.start_ns / 1e9, UTC)
@@ -100,7 +100,7 @@ def test_what_cannot_be_read_is_said_and_the_rest_told(
     first, second = (api.add_batch(make_requests(2), created_at=ago(hours=2)) for _ in range(2))
     api.fail_next("GET", f"{first}/results$", status=404, times=3)
     failed, told = service.executor().backfill([first, second])
-    assert (failed.state, told.state) == ("failed", "told")
+    assert (failed.state, told.state) == ("failed", "exported")
     assert "404" in present(failed.reason)
     with pytest.raises(BatchNotFoundError, match="msgbatch_none"):
         list(service.executor().backfill(["msgbatch_none"]))
@@ -117,7 +117,7 @@ async def test_the_async_twin_does_the_same(
         (each.id, each.state)
         async for each in executor.backfill([going], since=ago(days=5), shift_times=True)
     ]
-    assert done == [(going, "in_progress"), (first, "failed"), (second, "told")]
+    assert done == [(going, "in_progress"), (first, "failed"), (second, "exported")]
     await service.aclose()
 
 

@@ -69,7 +69,7 @@ def test_the_command_says_it_and_a_later_one_completes_it(
         assert (ran.returncode, said(ran.stderr)) == (0, [])
         assert len((bridge.folder / "out.jsonl").read_text().splitlines()) == COUNT
         hold(api, otlp, langsmith, COUNT)
-    assert "known" in bridge("backfill", batch_id).stderr
+    assert "already_exported" in bridge("backfill", batch_id).stderr
 
 
 def test_a_run_that_lacks_results_fails_when_asked(

@@ -30,6 +30,9 @@ SECRET = "hunter2-secret"
         ("collector:4317", "collector:4317"),
         (f"user:{SECRET}@collector:4317", "****@collector:4317"),
         (f"collector:4317?key={SECRET}", "collector:4317?****"),
+        (f"u:pa/ss{SECRET}@collector:4317", "****@collector:4317"),
+        (f"https://u:it's \"{SECRET}<>@host", "https://****@host"),
+        (f"https://host/path?next={SECRET}@x", "https://****@x"),
         ("http://[::1]:4318", "http://[::1]:4318"),
         ("http://host/\x1b[31m", "http://host/\N{REPLACEMENT CHARACTER}[31m"),
     ],
@@ -39,7 +42,7 @@ def test_an_endpoint_is_shown_without_its_secrets(endpoint: str, shown: str) -> 
     assert safe_endpoint(shown) == shown
 
 
-TOKENS = st.text("abcXYZ019-._~%!$&*+,;:/", min_size=1).map(lambda each: SECRET + each)
+TOKENS = st.text("abcXYZ019-._~%!$&*+,;:/'\"<>", min_size=1).map(lambda each: SECRET + each)
 
 
 @given(user=TOKENS, password=TOKENS, query=TOKENS, fragment=TOKENS)

@@ -195,7 +195,7 @@ def test_a_fault_is_said_once_and_counted(
     for _ in range(3):
         tracer.start_span("call", attributes=CHAT).end()
     assert caplog.text.count(SAID) == 1
-    assert delivery.report.dropped == mirror.dropped == 3
+    assert delivery.report.dropped == mirror.lost == 3
     assert delivery.report.reason == "RuntimeError: a fault of the mirror"
     meters.shutdown()
     dropped = {semconv.LANGSMITH_OUTCOME: "dropped"}
