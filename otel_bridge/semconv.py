@@ -10,13 +10,11 @@ from __future__ import annotations
 from typing import Final
 
 SCOPE: Final = "otel_bridge"
-ANTHROPIC_SDK_SCOPE: Final = "com.anthropic.sdk.python"
 LANGSMITH_SCOPE: Final = "langsmith"
 
 # GenAI spans
 GEN_AI_OPERATION_NAME: Final = "gen_ai.operation.name"
 GEN_AI_PROVIDER_NAME: Final = "gen_ai.provider.name"
-GEN_AI_SYSTEM: Final = "gen_ai.system"
 GEN_AI_REQUEST_MODEL: Final = "gen_ai.request.model"
 GEN_AI_REQUEST_MAX_TOKENS: Final = "gen_ai.request.max_tokens"
 GEN_AI_REQUEST_TEMPERATURE: Final = "gen_ai.request.temperature"
@@ -32,7 +30,6 @@ GEN_AI_SYSTEM_INSTRUCTIONS: Final = "gen_ai.system_instructions"
 GEN_AI_TOOL_NAME: Final = "gen_ai.tool.name"
 GEN_AI_TOOL_CALL_ARGUMENTS: Final = "gen_ai.tool.call.arguments"
 GEN_AI_TOOL_CALL_RESULT: Final = "gen_ai.tool.call.result"
-GEN_AI_AGENT_NAME: Final = "gen_ai.agent.name"
 GEN_AI_CONVERSATION_ID: Final = "gen_ai.conversation.id"
 GEN_AI_USAGE_INPUT_TOKENS: Final = "gen_ai.usage.input_tokens"
 GEN_AI_USAGE_OUTPUT_TOKENS: Final = "gen_ai.usage.output_tokens"
@@ -42,7 +39,6 @@ GEN_AI_USAGE_CACHE_CREATION_INPUT_TOKENS: Final = "gen_ai.usage.cache_creation.i
 GEN_AI_USAGE_REASONING_OUTPUT_TOKENS: Final = "gen_ai.usage.reasoning.output_tokens"
 GEN_AI_USAGE_COST: Final = "gen_ai.usage.cost"
 ERROR_TYPE: Final = "error.type"
-SERVER_ADDRESS: Final = "server.address"
 
 # The anthropic SDK's names
 ANTHROPIC_USAGE_EPHEMERAL_5M: Final = "anthropic.usage.cache_creation.ephemeral_5m_input_tokens"
@@ -65,17 +61,12 @@ BATCH_CREATED_AT: Final = "anthropic.message.batch.created_at"
 BATCH_ENDED_AT: Final = "anthropic.message.batch.ended_at"
 BATCH_PROCESSING_STATUS: Final = "anthropic.message.batch.processing_status"
 BATCH_SUCCEEDED_COUNT: Final = "anthropic.message.batch.succeeded_count"
-BATCH_ERRORED_COUNT: Final = "anthropic.message.batch.errored_count"
 BATCH_CANCELED_COUNT: Final = "anthropic.message.batch.canceled_count"
-BATCH_EXPIRED_COUNT: Final = "anthropic.message.batch.expired_count"
-BATCH_UNKNOWN_COUNT: Final = "anthropic.message.batch.unknown_count"
 BATCH_MISSING_COUNT: Final = "anthropic.message.batch.missing_count"
 BATCH_REQUEST_SPAN_COUNT: Final = "anthropic.message.batch.request_span_count"
 BATCH_COST: Final = "anthropic.message.batch.cost"
 BATCH_USAGE_PREFIX: Final = "anthropic.message.batch.usage."
 BATCH_STATE_EVENT: Final = "anthropic.message.batch.state_change"
-COST_INPUT: Final = "anthropic.usage.cost.input"
-COST_OUTPUT: Final = "anthropic.usage.cost.output"
 COST_DETAIL_PREFIX: Final = "anthropic.usage.cost."
 
 # The span over a structured run; its totals are the batches' own under this prefix

@@ -6,7 +6,7 @@ import re
 
 _HIDDEN = "****"
 _CREDENTIALS = re.compile(r"(?P<scheme>\b[a-zA-Z][\w+.-]*://)\S*@")
-_QUERY = re.compile(r"(?<=[\w/.~%:-])(?P<mark>\?(?=[^\s'\"<>()])|#(?=[^\s'\"<>()]*=))[^\s'\"<>()]*")
+_QUERY = re.compile(r"(?<=[\w/.~%:-])(?P<mark>\?(?=[^\s'\"<>()])|#(?=\S*=))\S*")
 _ENDPOINT_CREDENTIALS = re.compile(r"(?P<scheme>[a-zA-Z][\w+.-]*://|).*@", re.DOTALL)
 
 

@@ -23,7 +23,7 @@ State = Literal["exported", "already_exported", "in_progress", "gone", "failed"]
 
 @dataclass(frozen=True, slots=True)
 class Backfilled:
-    """What became of one batch: `told` now, `known` from before, not ended, `gone`, or `failed`."""
+    """What became of one batch; `already_exported` means before this backfill."""
 
     id: str
     state: State

@@ -16,14 +16,16 @@ from langsmith import Client
 from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
-from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 from support import MakeRequests, Service
 
 from otel_bridge import LangSmithSpanExporter, LangSmithSpanProcessor, Settings, semconv
 from otel_bridge._core.json import as_number, dumps
 from otel_bridge.langsmith import Delivery, mirroring
+from otel_bridge.langsmith.runs import SpanView
 from otel_bridge.simulator import LangSmithCapture, OtlpCapture
 
 SURROGATE = "a lone \ud99c surrogate"
@@ -213,6 +215,38 @@ def test_a_fault_of_one_span_costs_the_exporter_no_other(
     exporter.force_flush()
     assert delivery.report.dropped == 1
     assert len(langsmith.runs) == 2
+
+
+def test_a_fault_of_one_span_costs_no_other_of_its_group(
+    langsmith: LangSmithCapture, delivery: Delivery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = SpanView
+
+    def view(span: ReadableSpan) -> Any:
+        if span.name == "bad":
+            raise RuntimeError("a fault of the mirror")
+        return real(span)
+
+    monkeypatch.setattr(mirroring, "SpanView", view)
+    exporter = LangSmithSpanExporter(delivery, Settings(state_dir=None))
+    kept = InMemorySpanExporter()
+    tracer = provider_with(SimpleSpanProcessor(kept)).get_tracer("another")
+    for name in ("good", "bad", "good", "bad"):
+        tracer.start_span(name, attributes=CHAT).end()
+    exporter.export(kept.get_finished_spans())
+    exporter.force_flush()
+    assert delivery.report.dropped == 2, "each counts once"
+    assert [run["name"] for run in langsmith.runs.values()] == ["ChatAnthropic"] * 2
+
+
+def test_runs_that_are_refused_and_kept_nowhere_are_lost(
+    langsmith: LangSmithCapture, delivery: Delivery
+) -> None:
+    langsmith.fail_next("POST", status=400)
+    mirror = LangSmithSpanProcessor(delivery, Settings(state_dir=None))
+    provider_with(mirror).get_tracer("another").start_span("call", attributes=CHAT).end()
+    assert delivery.flush(5)
+    assert (delivery.report.refused, delivery.report.set_apart, mirror.lost) == (1, 0, 1)
 
 
 @pytest.mark.parametrize("watched", [False, True])
