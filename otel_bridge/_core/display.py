@@ -5,22 +5,28 @@ from __future__ import annotations
 import re
 
 _HIDDEN = "****"
-_CREDENTIALS = re.compile(r"(?P<scheme>\b[a-zA-Z][\w+.-]*://)\S*@")
-_QUERY = re.compile(r"(?<=[\w/.~%:-])(?P<mark>\?(?=[^\s'\"<>()])|#(?=\S*=))\S*")
-_ENDPOINT_CREDENTIALS = re.compile(r"(?P<scheme>[a-zA-Z][\w+.-]*://|).*@", re.DOTALL)
+_ENDPOINT = re.compile(
+    r"(?P<scheme>[a-zA-Z][\w+.-]*:/+|)(?P<credentials>.*(@|%40))?(?P<place>.*?)"
+    r"(?P<secret>([?#;&]|%3F).*)?",
+    re.DOTALL | re.IGNORECASE,
+)
+_URL = re.compile(r"[a-zA-Z][\w+.-]*:/+\S+")
+_CREDENTIALS = re.compile(r"[^\s:]+:\S+@(?=\S)")
+_QUERY = re.compile(r"(?<=[\w/.~%:-])\?(?=[^\s'\"<>()])\S*")
 
 
 def safe_endpoint(endpoint: str) -> str:
-    """Show where an endpoint is, without its user, password, query and fragment.
+    """Show where an endpoint is, without its user, password, parameters, query and fragment.
 
-    `endpoint` is a URL or, as for gRPC, a host with a port. What stands before an `@` or behind
-    a `?` or a `#` becomes `****`.
+    `endpoint` is a URL or, as for gRPC, a host with a port. What stands before an `@`, and what
+    stands behind a `?`, `#`, `;` or `&`, becomes `****`. So does what is percent-encoded there.
     """
-    credentials = _ENDPOINT_CREDENTIALS.match(endpoint)
-    if credentials is not None:
-        endpoint = f"{credentials['scheme']}{_HIDDEN}@{endpoint[credentials.end() :]}"
-    place, mark, _ = re.split(r"([?#]|$)", endpoint, maxsplit=1)
-    return _printable(f"{place}{mark}{_HIDDEN}" if mark else place)
+    found = _ENDPOINT.fullmatch(endpoint)
+    if found is None:
+        return _HIDDEN
+    credentials = f"{_HIDDEN}@" if found["credentials"] else ""
+    secret = f"{found['secret'][0]}{_HIDDEN}" if found["secret"] else ""
+    return _printable(f"{found['scheme']}{credentials}{found['place']}{secret}")
 
 
 def safe_text(text: str, limit: int = 200) -> str:
@@ -28,8 +34,9 @@ def safe_text(text: str, limit: int = 200) -> str:
 
     Libraries and servers quote URLs in what they say of a fault, paths with a query among them.
     """
-    shown = _CREDENTIALS.sub(rf"\g<scheme>{_HIDDEN}@", text)
-    shown = _QUERY.sub(rf"\g<mark>{_HIDDEN}", shown)
+    shown = _URL.sub(lambda url: safe_endpoint(url[0]), text)
+    shown = _CREDENTIALS.sub(f"{_HIDDEN}@", shown)
+    shown = _QUERY.sub(f"?{_HIDDEN}", shown)
     return _printable(" ".join(shown.split()))[:limit]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +11,7 @@ import orjson
 _OPTIONS = orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY
 _64_BITS = range(-(2**63), 2**64)
 _DEEPEST = 200
+_MOST = sys.float_info.max
 
 
 def as_object(value: Any) -> Mapping[str, Any]:
@@ -30,8 +31,8 @@ def as_text(value: Any) -> str | None:
 
 def as_number(value: Any) -> float | None:
     """A finite number that is not negative, None for anything else."""
-    known = isinstance(value, int | float) and not isinstance(value, bool)
-    return value if known and math.isfinite(value) and value >= 0 else None
+    numeric = isinstance(value, int | float) and not isinstance(value, bool)
+    return value if numeric and 0 <= value <= _MOST else None
 
 
 def dumps(value: Any) -> bytes:

@@ -26,7 +26,8 @@ def private_directory(root: Path, *names: str) -> Path:
     directory = root
     for name in ("", *names):
         directory /= name
-        directory.mkdir(mode=0o700, exist_ok=True)
+        if not directory.is_symlink():
+            directory.mkdir(mode=0o700, exist_ok=True)
         check_private(directory)
     return directory
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,9 +16,16 @@ import anthropic
 import orjson
 
 from otel_bridge._core.display import safe_endpoint
-from otel_bridge._core.json import as_object
+from otel_bridge._core.json import as_object, as_text
 from otel_bridge._core.own_clients import mark_own_client
-from otel_bridge.batches.faults import CALL_FAULTS, CLIENT_FAULTS, failure, no_batch, no_client
+from otel_bridge.batches.faults import (
+    CALL_FAULTS,
+    CLIENT_FAULTS,
+    NotMessageBatchesError,
+    failure,
+    no_batch,
+    no_client,
+)
 from otel_bridge.batches.flows import Flow, Io
 from otel_bridge.domain.batch import BatchInfo
 from otel_bridge.domain.reader import LineBuffer
@@ -60,11 +68,12 @@ class Api:
 
     def create(self, requests: Sequence[Any]) -> Flow[MessageBatch]:
         """Create a batch, in one call that is never repeated."""
-        return self._call(lambda: self._submitting.messages.batches.create(requests=requests))
+        create = self._submitting.messages.batches.create
+        return _batch(self._call(lambda: create(requests=requests)))
 
     def retrieve(self, batch_id: str) -> Flow[MessageBatch]:
         """The batch as it is now."""
-        return self._call(lambda: self._polling.messages.batches.retrieve(batch_id))
+        return _batch(self._call(lambda: self._polling.messages.batches.retrieve(batch_id)))
 
     def created_since(self, moment: datetime) -> Flow[list[MessageBatch]]:
         """Batches created at `moment` or later, the newest first."""
@@ -72,8 +81,13 @@ class Api:
         following: Callable[[], _Page | Awaitable[_Page]] = self._first_page
         while True:
             call: Flow[_Page] = self._call(following)
-            page = yield from call
-            for batch in page.data or ():
+            try:
+                page = yield from call
+            except AttributeError as error:  # the SDK's, where an answer is no object
+                raise NotMessageBatchesError from error
+            if not isinstance(page.data, list):
+                raise NotMessageBatchesError
+            for batch in map(_checked, page.data):
                 if batch.created_at < moment:
                     return found
                 found.append(batch)
@@ -94,7 +108,7 @@ class Api:
 
     def cancel(self, batch_id: str) -> Flow[MessageBatch]:
         """Have a batch canceled."""
-        return self._call(lambda: self._polling.messages.batches.cancel(batch_id))
+        return _batch(self._call(lambda: self._polling.messages.batches.cancel(batch_id)))
 
     def count_tokens(self, requests: Sequence[Mapping[str, Any]]) -> Flow[list[int]]:
         """The input tokens of each request's parameters, counted some requests at a time."""
@@ -102,7 +116,11 @@ class Api:
         count = self._polling.messages.count_tokens
         calls = [partial(count, **params) for params in requests]
         answers = yield from self.io.gather(calls)
-        return [each.input_tokens for each in answers]
+        counts = [getattr(each, "input_tokens", None) for each in answers]
+        tokens = [each for each in counts if isinstance(each, int)]
+        if len(tokens) < len(counts):
+            raise NotMessageBatchesError
+        return tokens
 
     def results(self, batch_id: str) -> ResultLines:
         """The results of a batch, which are asked for when the first is read."""
@@ -160,6 +178,21 @@ class ResultLines:
             yield from self._io.close(self._response)
 
 
+def _batch(call: Flow[MessageBatch]) -> Flow[MessageBatch]:
+    return _checked((yield from call))
+
+
+def _checked(answer: Any) -> MessageBatch:
+    """Return a batch as the SDK read it; the SDK takes any JSON, and text, for one."""
+    created_at = getattr(answer, "created_at", None)
+    counts = getattr(answer, "request_counts", None)
+    texts = (getattr(answer, "id", None), getattr(answer, "processing_status", None))
+    if not (isinstance(created_at, datetime) and counts and all(map(as_text, texts))):
+        raise NotMessageBatchesError
+    batch: MessageBatch = answer
+    return batch
+
+
 class NoRedirects(anthropic.Middleware):
     """Have each request answered by the host that was asked: a redirect is an error status.
 
@@ -197,6 +230,18 @@ def _without_spans(client: Client) -> Client:
 
 def _middleware(client: Client) -> list[Any]:
     return [*client.middleware, NoRedirects()]
+
+
+def make_client(make: Callable[[], T]) -> T:
+    """Make a client of the SDK. Raises ConfigurationError where it cannot be made."""
+    try:
+        try:
+            return make()
+        except RuntimeError:  # there is no home directory, in which the SDK looks for its profiles
+            os.environ.setdefault("ANTHROPIC_CONFIG_DIR", os.devnull)
+            return make()
+    except CLIENT_FAULTS as error:
+        raise no_client(error) from error
 
 
 def check_id(batch_id: str) -> None:
@@ -252,15 +297,15 @@ def probe() -> Probed:
 
     Raises ConfigurationError without a key, else BatchError.
     """
-    try:
-        client = anthropic.Anthropic(
+    client = make_client(
+        partial(
+            anthropic.Anthropic,
             timeout=_PROBE_TIMEOUT,
             max_retries=0,
             open_telemetry={"traces": False},
             middleware=[NoRedirects()],
         )
-    except CLIENT_FAULTS as error:
-        raise no_client(error) from error
+    )
     started, endpoint = time.monotonic(), safe_endpoint(str(client.base_url))
     try:
         answer = client.messages.batches.with_raw_response.list(limit=1)

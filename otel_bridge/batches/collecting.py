@@ -12,6 +12,7 @@ import anthropic
 
 from otel_bridge.batches.faults import (
     CALL_FAULTS,
+    PASSING_FAULTS,
     READ_FAULTS,
     misconfigured,
     no_batch,
@@ -78,7 +79,7 @@ def wait(
                 raise unreadable(f"batch {batch_id}", error) from error
         except CALL_FAULTS as error:
             faults += 1
-            passing = exists and isinstance(error, anthropic.APIConnectionError)
+            passing = exists and isinstance(error, PASSING_FAULTS)
             if not passing or faults >= _FAULTS_IN_A_ROW:
                 raise misconfigured(error) or unreadable(f"batch {batch_id}", error) from error
         else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Self
 
@@ -11,12 +11,11 @@ import anthropic
 from typing_extensions import TypeVar
 
 from otel_bridge.batches import backfilling, estimating, structured
-from otel_bridge.batches.api import Api, describe, describe_since
+from otel_bridge.batches.api import Api, describe, describe_since, make_client
 from otel_bridge.batches.api import cancel as cancel_batch
 from otel_bridge.batches.backfilling import Backfilled
 from otel_bridge.batches.engine import AsyncProgress, Engine, Progress
 from otel_bridge.batches.estimating import SAMPLE, Estimate
-from otel_bridge.batches.faults import CLIENT_FAULTS, no_client
 from otel_bridge.batches.flows import AsyncIo, SyncIo, drive, drive_async, stream, stream_async
 from otel_bridge.batches.handles import BatchHandle
 from otel_bridge.batches.results import BatchResult, BatchResults
@@ -38,7 +37,6 @@ if TYPE_CHECKING:
     from otel_bridge.config import Settings
 
 T = TypeVar("T", default=Any)
-ClientT = TypeVar("ClientT")
 
 
 class BatchExecutor:
@@ -65,7 +63,7 @@ class BatchExecutor:
             raise ConfigurationError(
                 "on_progress is asynchronous, which nothing awaits here; use AsyncBatchExecutor"
             )
-        api = Api(client or _client(anthropic.Anthropic), SyncIo(), own_client=client is None)
+        api = Api(client or make_client(anthropic.Anthropic), SyncIo(), own_client=client is None)
         self._engine = Engine(api, tracer_provider, meter_provider, settings, on_progress)
 
     def __enter__(self) -> Self:
@@ -212,7 +210,9 @@ class AsyncBatchExecutor:
         settings: Settings | None = None,
         on_progress: AsyncProgress | None = None,
     ) -> None:
-        api = Api(client or _client(anthropic.AsyncAnthropic), AsyncIo(), own_client=client is None)
+        api = Api(
+            client or make_client(anthropic.AsyncAnthropic), AsyncIo(), own_client=client is None
+        )
         self._engine = Engine(api, tracer_provider, meter_provider, settings, on_progress)
 
     async def __aenter__(self) -> Self:
@@ -299,10 +299,3 @@ class AsyncBatchExecutor:
 def engine_of(executor: BatchExecutor | AsyncBatchExecutor) -> Engine:
     """The inside of an executor, for this package's commands and its tests."""
     return executor._engine  # noqa: SLF001 - the one door
-
-
-def _client(make: Callable[[], ClientT]) -> ClientT:
-    try:
-        return make()
-    except CLIENT_FAULTS as error:
-        raise no_client(error) from error

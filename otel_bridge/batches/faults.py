@@ -21,6 +21,7 @@ CLIENT_FAULTS = (anthropic.AnthropicError, httpx2.InvalidURL)
 READ_FAULTS = (anthropic.AnthropicError, httpx2.HTTPError)
 """What reading results raises, the latter where the stream breaks off."""
 _UNREACHED = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout, httpx2.ProxyError)
+
 _FIXES = {
     400: "mend what it names and submit again",
     403: "use a key of ANTHROPIC_API_KEY whose workspace may create batches",
@@ -32,6 +33,17 @@ _FIXES = {
     529: "the API is overloaded; submit again later",
 }
 """Source: https://docs.anthropic.com/en/api/errors"""
+
+
+class NotMessageBatchesError(anthropic.AnthropicError):
+    """A success whose body the API does not send: a log-in page, say, or a proxy's own JSON."""
+
+    def __init__(self) -> None:
+        super().__init__("what answers is not the Message Batches API; check ANTHROPIC_BASE_URL")
+
+
+PASSING_FAULTS = (anthropic.APIConnectionError, NotMessageBatchesError)
+"""What a call may raise while the API is away."""
 
 
 def describe(error: Exception) -> str:
@@ -49,7 +61,7 @@ def describe(error: Exception) -> str:
         hint = "; check ANTHROPIC_API_KEY" if error.status_code == 401 else ""
         return f"{error.status_code} {safe_text(str(message), 1_000)}{hint}"
     if isinstance(error, anthropic.APIConnectionError):
-        return f"{error.request.url.host or error.request.url}: {error.message}"
+        return f"{error.request.url.host or safe_endpoint(str(error.request.url))}: {error.message}"
     return safe_text(str(error)) or type(error).__name__
 
 

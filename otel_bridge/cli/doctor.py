@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from importlib import metadata
@@ -17,9 +16,9 @@ from rich.table import Table
 from rich.text import Text
 
 from otel_bridge._core.display import safe_text
-from otel_bridge._core.private_directory import private_directory
 from otel_bridge.batches import api as anthropic_api
 from otel_bridge.cli.render import print_json
+from otel_bridge.cli.results import check_state_directory
 from otel_bridge.cli.telemetry import FirstErrorHandler, default_exporters, otlp_endpoint
 from otel_bridge.cli.terminal import FAILED, WRONG
 from otel_bridge.cli.variables import Check, Severity, sdk_checks, variable_checks
@@ -171,10 +170,9 @@ def _state(settings: Settings) -> Check:
     if place is None:
         return Check("state", name, "skipped", "there is none")
     try:
-        tempfile.TemporaryFile(dir=private_directory(place)).close()
-    except OSError as error:
-        detail = f"{place}: {error.strerror}; choose another OTEL_BRIDGE_STATE_DIR"
-        return Check("state", name, "failed", detail)
+        check_state_directory(place)
+    except BridgeError as error:
+        return Check("state", name, "failed", str(error))
     batches = len(journal_in(place).totals())
     return Check("state", name, "ok", f"{place}, {batches} batches in the journal")
 

@@ -15,7 +15,7 @@ from rich.console import Console
 from otel_bridge.batches import BatchExecutor, engine_of
 from otel_bridge.cli import render
 from otel_bridge.cli.render import print_json
-from otel_bridge.cli.results import read_requests
+from otel_bridge.cli.results import check_state_directory, read_requests
 from otel_bridge.cli.session import Session
 from otel_bridge.cli.terminal import FAILED, print_error
 from otel_bridge.config import Settings
@@ -116,6 +116,8 @@ def replay(*, refused: bool, other_keys: bool, as_json: bool) -> int:
     """Send the runs on disk to LangSmith. Raises DeliveryError where some still are not taken."""
     settings = Settings.from_env(strict=True)
     logging.getLogger("otel_bridge.langsmith.delivery").setLevel(logging.ERROR)
+    if settings.state_dir is not None:
+        check_state_directory(settings.state_dir)
     delivery = Delivery(state_dir=settings.state_dir)
     delivery.inherit(refused=refused, other_keys=other_keys)
     before = 0

@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from otel_bridge._core.private_directory import private_directory
 from otel_bridge.batches.results import flat
 from otel_bridge.cli.terminal import check_stdout, open_stdout
 from otel_bridge.domain.requests import Request, parse_requests
 from otel_bridge.domain.usage import TokenUsage
-from otel_bridge.errors import ConfigurationError, RequestsError
+from otel_bridge.errors import BridgeError, ConfigurationError, RequestsError
 
 if TYPE_CHECKING:
     from otel_bridge.batches import BatchResult
@@ -143,3 +144,14 @@ def read_requests(path: str) -> list[Request]:
     except OSError as error:
         raise RequestsError(f"{name}: cannot be read ({error.strerror}); check the path") from error
     return parse_requests(data, name)
+
+
+def check_state_directory(place: Path) -> None:
+    """Raise BridgeError where the state directory, or the spool in it, cannot be used."""
+    for names in ((), ("spool",)):
+        try:
+            tempfile.TemporaryFile(dir=private_directory(place, *names)).close()
+        except OSError as error:
+            raise BridgeError(
+                f"{place.joinpath(*names)}: {error.strerror}; choose another OTEL_BRIDGE_STATE_DIR"
+            ) from error

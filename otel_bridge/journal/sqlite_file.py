@@ -131,6 +131,8 @@ class JournalFile:
             self._connection.execute(f"PRAGMA busy_timeout = {timeout * 1000:.0f}")
             return self._connection
         path = private_directory(directory) / "journal.sqlite3"
+        if path.is_symlink():
+            raise OSError(f"{path.name} is a symbolic link; remove it")
         path.touch(mode=0o600)
         db = sqlite3.connect(path, timeout=timeout, isolation_level=None, check_same_thread=False)
         try:

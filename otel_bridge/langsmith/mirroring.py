@@ -11,6 +11,7 @@ from weakref import ref
 from opentelemetry.trace import StatusCode
 
 from otel_bridge import semconv
+from otel_bridge._core.json import as_text
 from otel_bridge._core.lifecycle import renew_after_fork
 from otel_bridge._core.otel_sdk import add_attributes
 from otel_bridge._core.pending_content import Content, pending_content
@@ -59,7 +60,7 @@ class UsageDeduplicator:
         has_usage = semconv.GEN_AI_USAGE_INPUT_TOKENS in attributes
         if not has_usage and span.status.status_code is not StatusCode.ERROR:
             return
-        response_id = attributes.get(semconv.GEN_AI_RESPONSE_ID)
+        response_id = as_text(attributes.get(semconv.GEN_AI_RESPONSE_ID))
         with self._lock:
             if has_usage and response_id is not None:
                 self._by_response.setdefault(response_id, span.context.span_id)
@@ -71,7 +72,7 @@ class UsageDeduplicator:
     def is_selected(self, view: SpanView) -> bool:
         """Whether the span was selected for its call."""
         span_id = view.span.context.span_id
-        response_id = view.attributes.get(semconv.GEN_AI_RESPONSE_ID)
+        response_id = as_text(view.attributes.get(semconv.GEN_AI_RESPONSE_ID))
         with self._lock:
             return (
                 span_id not in self._ancestors

@@ -96,7 +96,7 @@ class SpanView:
     def name(self) -> str:
         """The run's name: an Anthropic call is named as everywhere in LangSmith."""
         native = self.provider == "anthropic" and self.run_type == "llm"
-        return "ChatAnthropic" if native else self.span.name
+        return "ChatAnthropic" if native else self.span.name or "unnamed"
 
     def error(self, message: str | None) -> str | None:
         """Return the error's type and `message`, None where the span has no error.

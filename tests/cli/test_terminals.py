@@ -174,7 +174,6 @@ def homeless(bridge: Any) -> Any:
     (bridge.folder / "sitecustomize.py").write_text(NO_PASSWD_ENTRY)
     bridge.environment |= {
         "PYTHONPATH": str(bridge.folder),
-        "ANTHROPIC_CONFIG_DIR": "/nonexistent",
         "PYDANTIC_DISABLE_PLUGINS": "__all__",
     }
     del bridge.environment["OTEL_BRIDGE_STATE_DIR"], bridge.environment["HOME"]

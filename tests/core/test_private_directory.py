@@ -158,6 +158,24 @@ def test_one_that_its_group_can_write_to_is_said_once_and_used(
     assert caplog.text.count("can be written to by its group") == 1
 
 
+def test_a_journal_that_is_a_link_is_not_followed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    state = private_directory(tmp_path / "state")
+    (state / "journal.sqlite3").symlink_to(tmp_path / "victim")
+    assert Journal(state).totals() == {}
+    assert "is a symbolic link" in caplog.text
+    assert not (tmp_path / "victim").exists()
+
+
+def test_a_spool_that_cannot_be_used_fails_replay_and_doctor(bridge: Command) -> None:
+    private_directory(bridge.folder / "state", "spool").chmod(0o777)
+    for command in ("replay", "doctor"):
+        ran = bridge(command)
+        assert ran.returncode == 1, command
+        assert "everybody can write to it" in " ".join((ran.stdout + ran.stderr).split())
+
+
 def test_the_command_says_so_and_goes_on(bridge: Command, make_requests: MakeRequests) -> None:
     writable_for_all(bridge.folder / "state")
     ran = bridge("run", bridge.write(make_requests(2)), "-o", "results.jsonl")

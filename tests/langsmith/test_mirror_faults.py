@@ -75,6 +75,8 @@ def provider_with(*processors: SpanProcessor) -> TracerProvider:
         {"gen_ai.usage.cost": True},
         {"gen_ai.usage.input_tokens": "12"},
         {"llm.cost.total": "0.1"},
+        {"gen_ai.usage.cost": 10**400},
+        {"gen_ai.response.id": {"a": 1}},
         {"note": SURROGATE},
         {"gen_ai.conversation.id": SURROGATE},
         {"gen_ai.request.model": SURROGATE},
@@ -283,6 +285,17 @@ def test_a_batch_that_met_a_fault_is_sent_again_when_it_is_collected_again(
     assert len(list(service.executor(state_dir=tmp_path).collect(batch_id))) == 5
     service.flush()
     assert len(service.langsmith.requests) == posted, "all of it is known to be there"
+
+
+def test_a_span_without_a_name_costs_no_run_of_its_neighbours(
+    langsmith: LangSmithCapture, delivery: Delivery
+) -> None:
+    provider = provider_with(LangSmithSpanProcessor(delivery, Settings(state_dir=None)))
+    tracer = provider.get_tracer("another")
+    for name in ("a", "", "b"):
+        tracer.start_span(name, attributes={"gen_ai.operation.name": "invoke_agent"}).end()
+    assert delivery.flush(5)
+    assert sorted(run["name"] for run in langsmith.runs.values()) == ["a", "b", "unnamed"]
 
 
 def test_numbers_and_json_take_anything() -> None:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
 
 import anthropic
 import pytest
@@ -10,8 +15,15 @@ from langsmith import Client
 from support import Command, MakeRequests
 from urllib3 import Retry
 
-from otel_bridge import AsyncBatchExecutor, BatchError, BatchExecutor, Settings
+from otel_bridge import (
+    AsyncBatchExecutor,
+    BatchError,
+    BatchExecutor,
+    Settings,
+    SubmissionAmbiguousError,
+)
 from otel_bridge.batches import api as anthropic_api
+from otel_bridge.batches import reconciling
 from otel_bridge.errors import BridgeError, DeliveryError
 from otel_bridge.langsmith import Delivery
 from otel_bridge.langsmith import client as langsmith_client
@@ -242,6 +254,72 @@ def test_the_commands_otlp_headers_follow_no_redirect(
     assert ran.returncode == 0, ran.stderr
     assert "spans and the metrics did not reach" in ran.stderr
     assert f"HTTP {status}, a redirect to" in ran.stderr
+
+
+def test_a_log_in_page_is_no_export_of_the_command(
+    bridge: Command, otlp: OtlpCapture, make_requests: MakeRequests
+) -> None:
+    otlp.show_log_in_page()
+    ran = bridge("run", bridge.write(make_requests(2)), "-o", "results.jsonl", "--json")
+    assert ran.returncode == 0, ran.stderr
+    assert json.loads(ran.stdout)["backends"]["otlp"]["sent"] == 0
+    assert "what answers takes no OTLP" in ran.stderr
+    assert bridge("doctor").returncode == 1
+    otlp.recover()
+    (batch_id,) = json.loads(ran.stdout)["batches"]
+    assert bridge("collect", batch_id, "-o", "again.jsonl").returncode == 0
+    assert len(otlp.unique_spans()) >= 3, "the batch and its requests, sent again"
+
+
+PAGES = [
+    {"body": b"<html>log in</html>", "headers": {"content-type": "text/html"}},
+    {"body": b'{"login": "https://portal/"}'},
+    {"body": b'{"data": [{"login": 1}]}'},
+    {"body": b"[]"},
+    {"body": b"null"},
+]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_log_in_page_is_no_answer_of_the_anthropic_api(
+    api: MessageBatchesServer, make_requests: MakeRequests, page: dict[str, Any]
+) -> None:
+    with anthropic.Anthropic(base_url=api.url, api_key="test", max_retries=0) as client:
+        executor = BatchExecutor(client, settings=SETTINGS)
+        batch_id = executor.submit(make_requests(2))[0].id
+        api.fail_next("GET", f"{batch_id}$", status=200, times=3, **page)
+        assert len(list(executor.collect(batch_id))) == 2, "the wait goes on"
+        api.fail_next(status=200, times=float("inf"), **page)
+        for call in (
+            lambda: executor.describe(batch_id),
+            lambda: executor.cancel(batch_id),
+            lambda: executor.since(datetime.now(UTC) - timedelta(hours=1)),
+            lambda: executor.estimate(make_requests(1)),
+        ):
+            with pytest.raises(BatchError, match="not the Message Batches API"):
+                call()
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_log_in_page_in_place_of_the_list_pays_nothing_twice(
+    api: MessageBatchesServer,
+    make_requests: MakeRequests,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    page: dict[str, Any],
+) -> None:
+    monkeypatch.setattr(reconciling, "_LOOKS", (0.01,))
+    with anthropic.Anthropic(base_url=api.url, api_key="test", max_retries=0) as client:
+        executor = BatchExecutor(client, settings=replace(SETTINGS, state_dir=tmp_path))
+        api.fail_next("POST", "batches$", action="accept_then_close")
+        api.fail_next("GET", "batches$", status=200, times=float("inf"), **page)
+        for _ in range(2):
+            with pytest.raises(SubmissionAmbiguousError, match="cannot be read"):
+                executor.run(make_requests(2))
+        assert len(api.batch_ids) == 1
+        api.recover()
+        assert len(executor.run(make_requests(2))) == 2
+        assert len(api.batch_ids) == 1
 
 
 def test_doctor_says_where_otlp_is_redirected_to(bridge: Command, otlp: OtlpCapture) -> None:
