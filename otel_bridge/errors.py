@@ -42,14 +42,14 @@ class BatchNotFoundError(BatchError):
 
 
 class SubmissionAmbiguousError(BatchError):
-    """It cannot be told whether a submission created a batch, or which; the message says more."""
+    """It is unknown whether a submission created a batch, or which; the message says more."""
 
 
 class PartialSubmissionError(BatchError):
     """Requests that need several batches: some were created, a later one could not be.
 
     `handles` are the batches that were created, for `collect`; `unsubmitted` the requests that
-    are surely in none. `unknown` are those of which it cannot be told: where there are any,
+    are surely in none. `unknown` are those that may be in a batch: where there are any,
     submit all of the same requests again, which follows up, rather than `unsubmitted`.
     `__cause__` says why.
     """

@@ -110,7 +110,7 @@ class BatchTracker:
             tee.abandon()
 
     def end_pass(self, tracked: TrackedBatch, duplicates: int, reached_end: bool) -> None:
-        """End a pass through the results; `reached_end` tells whether the stream was read whole.
+        """End a pass through the results; `reached_end`: the stream was read to its end.
 
         A stream can be cut without an error, so results that it does not have may come with the
         next pass. After as many passes as the executor makes, the batch ends with its missing
