@@ -145,6 +145,27 @@ def test_a_linked_folder_of_the_spool_loses_nothing(
     assert "it is a symbolic link" in caplog.text
 
 
+def test_a_linked_file_of_the_spool_is_not_sent(
+    tmp_path: Path, langsmith: LangSmithCapture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LANGSMITH_ENDPOINT", langsmith.url)
+    langsmith.refuse_all(503)
+    state = tmp_path / "state"
+    ended = Delivery(state_dir=state)
+    ended.submit(RunUpdate.from_run("post", {"id": "1"}))
+    ended.flush(2)
+    ended.close(0.1)
+    (file,) = state.glob("spool/*/*.json")
+    outside = file.rename(tmp_path / "outside.json")
+    file.symlink_to(outside)
+    delivery = Delivery(state_dir=state)
+    assert delivery.inherit() == 0
+    assert delivery.replayed.held_back == 0
+    delivery.close(0.1)
+    assert file.is_symlink()
+    assert outside.exists()
+
+
 def test_one_that_its_group_can_write_to_is_said_once_and_used(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
